@@ -1,0 +1,241 @@
+"""Between typed messages and bytes: JSON bodies, CloudEvents 1.0 attributes in binary mode, schema versions. Pure.
+
+A body is a JSON object with camelCase fields. An event's body also carries ``eventType`` and ``timestamp``, so that a
+reader who looks at nothing but the body understands it. Attributes follow CloudEvents 1.0.2 (names of lower-case
+letters and digits, values as strings), with the extensions ``partitionkey``, ``dataversion``, ``correlationid``,
+``causationid``, ``expirytime``, ``hops``, ``mayrefuse``, ``saga``, ``sagaid``, ``sagastep``, ``sagadefinition``,
+``sagacoordination`` and ``sagabegins``, and W3C ``traceparent``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import pydantic
+from pydantic_core import from_json
+
+from minuet.core.envelope import Envelope, SagaRef
+from minuet.core.errors import DefinitionError, MessageError
+from minuet.core.messages import Event, Message, View, name_of
+from minuet.core.projection import Coordination
+
+BODY_BYTES_MAX = 1024 * 1024
+HOPS_MAX = 64
+
+
+class Codec:
+    """Encodes and decodes the messages of one app.
+
+    Args:
+        messages: every message class that may arrive or leave.
+    """
+
+    def __init__(self, messages: Iterable[type[Message]]) -> None:
+        self.types: dict[str, type[Message]] = {}
+        self.channels: dict[str, list[type[Event]]] = {}
+        for message in dict.fromkeys(messages):
+            name = name_of(message)
+            if self.types.setdefault(name, message) is not message:
+                raise DefinitionError(
+                    f"two message classes are named {name} ({self.types[name].__module__} and {message.__module__}); rename one"
+                )
+            if issubclass(message, Event):
+                self.channels.setdefault(message.__contract__.channel, []).append(message)
+
+    def encode(self, message: Message, *, time: float) -> bytes:
+        """The message's body.
+
+        Raises:
+            MessageError: it is larger than any transport takes.
+        """
+        body = message.__pydantic_serializer__.to_json(message, by_alias=True)
+        if isinstance(message, Event):
+            inner = body[1:-1]
+            body = b'{"eventType":"%b",%b%b"timestamp":"%b"}' % (
+                name_of(message).encode(), inner, b"," if inner else b"", timestamp(time).encode()
+            )
+        if len(body) > BODY_BYTES_MAX:
+            raise MessageError(f"{name_of(message)} has {len(body)} bytes, {BODY_BYTES_MAX} is the most; send a reference instead")
+        return body
+
+    def decode(self, envelope: Envelope) -> Message:
+        """The typed message.
+
+        Raises:
+            MessageError: unknown type, a schema too new, or a body that does not fit; says which and why.
+        """
+        kind = self.type_of(envelope)
+        current = kind.__contract__.version
+        if envelope.version > current:
+            raise MessageError(
+                f"{envelope.type} has schema version {envelope.version}, newer than {current}, the newest known here; update this service"
+            )
+        try:
+            if envelope.version == current:
+                return kind.__pydantic_validator__.validate_json(envelope.body)
+            return kind.model_validate(self._upcast(kind, envelope))
+        except (pydantic.ValidationError, ValueError, RecursionError) as error:
+            raise MessageError(f"{envelope.type} {envelope.id}: {explain(error)}") from error
+
+    def type_of(self, envelope: Envelope) -> type[Message]:
+        kind = self.types.get(envelope.type)
+        if kind is None:
+            raise MessageError(f"nobody here understands {envelope.type!r}")
+        return kind
+
+    def _upcast(self, kind: type[Message], envelope: Envelope) -> dict[str, Any]:
+        content: dict[str, Any] = from_json(envelope.body)
+        for version in range(envelope.version, kind.__contract__.version):
+            upcast = kind.__contract__.upcasts.get(version)
+            if upcast is None:
+                raise MessageError(f"{envelope.type} has schema version {envelope.version}, and nothing turns version {version} into {version + 1}")
+            content = upcast(content)
+        return content
+
+    def envelope_of(self, attributes: Mapping[str, str], body: bytes, *, channel: str, now: float) -> Envelope:
+        """The envelope of what a transport delivered, also if a stranger sent it without any attributes.
+
+        Without ``type`` it is the body's ``eventType``, or the channel's only event. Without ``id`` it is the body's
+        digest, so that the same bytes again are the same message.
+
+        Raises:
+            MessageError: no type to be found, or an attribute that cannot be read.
+        """
+        try:
+            kind = attributes.get("type") or self._type_from(body, channel)
+            digest = "" if "id" in attributes else hashlib.sha256(channel.encode() + b"\0" + body).hexdigest()[:32]
+            return envelope_from({"id": digest, "source": channel, "time": timestamp(now), **attributes, "type": kind}, body)
+        except (ValueError, KeyError) as error:
+            raise MessageError(f"attributes of a message on {channel} cannot be read: {error!r}") from error
+
+    def _type_from(self, body: bytes, channel: str) -> str:
+        try:
+            content = from_json(body)
+        except ValueError as error:
+            raise MessageError(f"a message on {channel} without attributes is not JSON: {error}") from error
+        if isinstance(content, dict) and isinstance(content.get("eventType"), str):
+            return str(content["eventType"])
+        candidates = self.channels.get(channel, [])
+        if len(candidates) == 1:
+            return name_of(candidates[0])
+        raise MessageError(f"a message on {channel} says neither ce-type nor eventType")
+
+
+def timestamp(time: float) -> str:
+    """RFC 3339 in UTC with microseconds."""
+    return datetime.fromtimestamp(time, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def attributes_of(envelope: Envelope) -> dict[str, str]:
+    """The CloudEvents attributes, without the transport's prefix (``ce-``)."""
+    found = {
+        "specversion": "1.0",
+        "id": envelope.id,
+        "type": envelope.type,
+        "source": envelope.source,
+        "time": timestamp(envelope.time),
+        "datacontenttype": "application/json",
+    }
+    if envelope.key:
+        found["partitionkey"] = envelope.key
+    if envelope.version != 1:
+        found["dataversion"] = str(envelope.version)
+    if envelope.saga:
+        saga = envelope.saga
+        found |= {
+            "saga": saga.name,
+            "sagaid": saga.id,
+            "sagastep": saga.step,
+            "sagadefinition": saga.definition,
+            "sagacoordination": saga.coordination.value,
+        }
+    if envelope.begins:
+        found["sagabegins"] = json.dumps([[ref.name, ref.id, ref.definition, ref.coordination.value] for ref in envelope.begins])
+    if envelope.correlation:
+        found["correlationid"] = envelope.correlation
+    if envelope.causation:
+        found["causationid"] = envelope.causation
+    if envelope.traceparent:
+        found["traceparent"] = envelope.traceparent
+    if envelope.expires is not None:
+        found["expirytime"] = timestamp(envelope.expires)
+    if not envelope.may_refuse:
+        found["mayrefuse"] = "false"
+    if envelope.hops:
+        found["hops"] = str(envelope.hops)
+    return found
+
+
+def envelope_from(attributes: Mapping[str, str], body: bytes) -> Envelope:
+    """The reverse of `attributes_of`; attributes it does not know are left out.
+
+    Raises:
+        KeyError, ValueError: an attribute is missing or cannot be read.
+    """
+    get = attributes.get
+    saga = None
+    if get("saga"):
+        saga = SagaRef(
+            attributes["saga"],
+            attributes["sagaid"],
+            attributes.get("sagadefinition", ""),
+            Coordination(attributes["sagacoordination"]),
+            attributes["sagastep"],
+        )
+    begins: tuple[SagaRef, ...] = ()
+    if get("sagabegins"):
+        begins = tuple(
+            SagaRef(str(name), str(saga_id), str(definition), Coordination(how), "begin")
+            for name, saga_id, definition, how in from_json(attributes["sagabegins"])
+        )
+    expires = get("expirytime")
+    return Envelope(
+        id=attributes["id"],
+        type=attributes["type"],
+        source=attributes["source"],
+        time=seconds(attributes["time"]),
+        body=body,
+        key=get("partitionkey") or "",
+        version=int(get("dataversion") or 1),
+        saga=saga,
+        begins=begins,
+        correlation=get("correlationid") or "",
+        causation=get("causationid") or "",
+        traceparent=get("traceparent") or "",
+        expires=seconds(expires) if expires else None,
+        may_refuse=get("mayrefuse") != "false",
+        hops=int(get("hops") or 0),
+    )
+
+
+def seconds(rfc3339: str) -> float:
+    """Seconds since 1970.
+
+    Raises:
+        ValueError: not a time, or one without its zone.
+    """
+    moment = datetime.fromisoformat(rfc3339)
+    if moment.tzinfo is None:
+        raise ValueError(f"time {rfc3339!r} has no zone; write 2026-01-31T12:00:00Z")
+    return moment.timestamp()
+
+
+def digest_of(body: bytes) -> str:
+    """Tells two bodies of one idempotency key apart."""
+    return hashlib.blake2b(body, digest_size=16).hexdigest()
+
+
+def view_to_bytes(view: View) -> bytes:
+    return view.__pydantic_serializer__.to_json(view, by_alias=True)
+
+
+def explain(error: Exception) -> str:
+    """A validation error in one line, without the input's values (they may be secret)."""
+    if isinstance(error, pydantic.ValidationError):
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        return "; ".join(f"{'.'.join(map(str, one['loc'])) or 'body'}: {one['msg']}" for one in found[:5])
+    return str(error)

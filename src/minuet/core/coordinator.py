@@ -1,0 +1,72 @@
+"""The pure heart: *(rules, known messages) -> commands now due*.
+
+The orchestrator calls it with all rules, each service's reactor with its own. It decides nothing else, and it keeps
+nothing: what is due follows from what is known, so after a crash it is found again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from enum import StrEnum
+
+from minuet.core.compile import UNDO_SUFFIX, Rule, Rules, success_of
+from minuet.core.errors import MessageError
+from minuet.core.formula import Literal, Outcome, holds
+from minuet.core.messages import Event, Refusal
+from minuet.core.saga import COMPENSATED, COMPLETED
+
+
+class Status(StrEnum):
+    """Where a saga is."""
+
+    RUNNING = "running"
+    COMPENSATING = "compensating"
+    COMPLETED = "completed"
+    COMPENSATED = "compensated"
+
+    @property
+    def is_final(self) -> bool:
+        return self in (Status.COMPLETED, Status.COMPENSATED)
+
+
+def due(rules: Iterable[Rule], known: Collection[Literal]) -> list[Rule]:
+    """The rules whose command is due now or was before; each command is done once, by its key."""
+    return [rule for rule in rules if holds(rule.formula, known)]
+
+
+def newly_due(rules: Iterable[Rule], known: Collection[Literal], learnt: Literal) -> list[Rule]:
+    """As `due`, but only the rules that the literal just learnt can have made true."""
+    return [rule for rule in rules if learnt in rule.needs and holds(rule.formula, known)]
+
+
+def literal_of(rule_id: str, event: type[Event]) -> Literal:
+    """What the answer to a rule's command makes known."""
+    if issubclass(event, Refusal):
+        return Literal(rule_id.removesuffix(UNDO_SUFFIX), Outcome.REFUSED)
+    return success_of(rule_id)
+
+
+def infer(rules: Rules, event: type[Event]) -> Literal | None:
+    """What a stranger's message, which names no step, makes known. None: it is not one of this saga's.
+
+    Raises:
+        MessageError: several steps can have caused it.
+    """
+    found = [literal for literal, events in rules.events.items() if event in events]
+    if len(found) > 1:
+        steps = ", ".join(sorted(literal.step for literal in found))
+        raise MessageError(f"{event.__name__} names no step, and each of {steps} can have caused it; set ce-sagastep")
+    return found[0] if found else None
+
+
+def status(rules: Rules, known: Collection[Literal]) -> Status:
+    """Where the saga is, as far as these messages tell."""
+    ends = {rule.id: rule for rule in rules.every if rule.id in (COMPLETED, COMPENSATED)}
+    for name, reached, final in (
+        (COMPLETED, rules.complete, Status.COMPLETED),
+        (COMPENSATED, rules.clean, Status.COMPENSATED),
+    ):
+        if (ends[name].answered in known) if name in ends else holds(reached, known):
+            return final
+    refused = any(literal.outcome is not Outcome.SUCCEEDED for literal in known)
+    return Status.COMPENSATING if refused else Status.RUNNING

@@ -1,0 +1,111 @@
+"""What is wrong with a saga before it ever runs. Each error names the step and the remedy."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from itertools import chain
+
+from minuet.core.compile import neighbours
+from minuet.core.errors import DefinitionError
+from minuet.core.messages import Event, Refusal, name_of, refusals, successes
+from minuet.core.recipe import command_of
+from minuet.core.saga import COMPENSATED, COMPLETED, Saga, Step
+
+
+def check_saga(saga: Saga) -> None:
+    """
+    Raises:
+        DefinitionError: the first thing that is wrong.
+    """
+    _check_beginning(saga)
+    _check_names(saga)
+    _check_refusals_can_be_undone(saga)
+    _check_ends(saga)
+    _check_cycle(saga)
+    _check_keys(saga)
+
+
+def check_sagas(sagas: Iterable[Saga]) -> None:
+    """What only shows between sagas: one that begins another that begins the first."""
+    sagas = tuple(sagas)
+    begins = {saga.name: {other.name for other in sagas if other.begins_with in set(_answers(saga))} for saga in sagas}
+
+    def walk(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            circle = " -> ".join((*path[path.index(name) :], name))
+            raise DefinitionError(f"sagas begin each other without end: {circle}; let one of them begin with another event")
+        for following in sorted(begins[name]):
+            walk(following, (*path, name))
+
+    for saga in sagas:
+        walk(saga.name, ())
+
+
+def _check_beginning(saga: Saga) -> None:
+    event = saga.begins_with
+    if not (isinstance(event, type) and issubclass(event, Event)) or issubclass(event, Refusal):
+        raise DefinitionError(f"saga {saga.name} must begin with an Event class, not {event!r}")
+    if saga.key not in event.model_fields:
+        fields = ", ".join(event.model_fields) or "none"
+        raise DefinitionError(f"saga {saga.name}: key {saga.key!r} is not a field of {name_of(event)}; it has {fields}")
+
+
+def _check_names(saga: Saga) -> None:
+    name, count = Counter(step.name for step in saga.steps).most_common(1)[0]
+    if count > 1:
+        raise DefinitionError(f"saga {saga.name} has {count} steps named {name}; tell them apart with step(..., name=...)")
+
+
+def _check_refusals_can_be_undone(saga: Saga) -> None:
+    around = neighbours(saga.root)
+    for step in saga.steps:
+        remaining = around[step.name].cannot_be_undone()
+        if step.is_refusable and remaining is not None:
+            cause = name_of(refusals(step.command)[0]) if refusals(step.command) else "a missed deadline"
+            raise DefinitionError(
+                f"saga {saga.name}: step {step.name} may be refused ({cause}) when step {remaining.name} is done, which has "
+                f'no undo. Give {remaining.name} one, say undo=Nothing("why"), or move {step.name} before it'
+            )
+
+
+def _check_ends(saga: Saga) -> None:
+    for name, action in ((COMPLETED, saga.completed), (COMPENSATED, saga.compensated)):
+        if action is None:
+            continue
+        command = command_of(action, where=f"saga {saga.name}, {name}")
+        if refusals(command):
+            raise DefinitionError(
+                f"saga {saga.name}: {name_of(command)}, its {name} end, may answer {name_of(refusals(command)[0])}, but an "
+                f"end cannot be refused; make it a step, or drop that answer"
+            )
+    for command in (step.undo_command or step.command for step in saga.steps):
+        if not successes(command):
+            raise DefinitionError(f"saga {saga.name}: {name_of(command)} can only be refused; name the event of its success")
+
+
+def _check_cycle(saga: Saga) -> None:
+    if saga.begins_with in set(_answers(saga)):
+        raise DefinitionError(
+            f"saga {saga.name} is a cycle: it begins with {name_of(saga.begins_with)}, which one of its own commands "
+            f"answers; begin it with an event from outside, or give that command an answer of its own"
+        )
+
+
+def _check_keys(saga: Saga) -> None:
+    actions = [action for step in saga.steps for action in (step.action, step.undo) if isinstance(action, type)]
+    for command, count in Counter(actions).items():
+        if count > 1 and command.__contract__.key:
+            raise DefinitionError(
+                f"saga {saga.name} sends {name_of(command)} in {count} steps, but its key {', '.join(command.__contract__.key)} "
+                f"makes them one and the same; extend the key, or build each by a function of its own"
+            )
+
+
+def _answers(saga: Saga) -> Iterable[type[Event]]:
+    def of(step: Step) -> Iterable[type[Event]]:
+        undo = step.undo_command
+        return chain(step.command.__contract__.answers, undo.__contract__.answers if undo else ())
+
+    ends = (command_of(action, where=saga.name) for action in (saga.completed, saga.compensated) if action is not None)
+    return chain(*map(of, saga.steps), *(end.__contract__.answers for end in ends))

@@ -1,0 +1,321 @@
+"""What the runtime asks of the world: a store, transports, a clock, ids. The promises are in the docstrings.
+
+Adapters keep them, and the suites in `minuet.testing` try to break them on every adapter alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol, TypeVar
+
+from minuet.core.envelope import Envelope
+from minuet.core.formula import Literal
+from minuet.core.projection import Coordination
+
+T = TypeVar("T")
+
+
+class Clock(Protocol):
+    def now(self) -> float:
+        """Seconds since 1970, UTC. Only for stamps and deadlines; waiting is the event loop's, which keeps its own time."""
+
+
+class Ids(Protocol):
+    def new(self) -> str:
+        """A name that nothing else has."""
+
+    def chance(self) -> float:
+        """A random number in [0, 1), for jitter."""
+
+
+# -- the store of a service --------------------------------------------------------------------------------------------
+
+
+class EntryState(StrEnum):
+    DUE = "due"
+    DONE = "done"
+    PARKED = "parked"
+
+
+@dataclass(slots=True, kw_only=True)
+class Entry:
+    """One line of the inbox: something that this service does exactly once, and what came of it.
+
+    Attributes:
+        key: what makes it the same thing: a second entry with this key is not added.
+        handler: a command's type, or a reaction's name.
+        envelope: the command or event; its body is empty while the command waits for what it is built from.
+        digest: of the body under which the key was first used; empty for what a rule sent.
+        attempts: begun and failed so far.
+        due_at: not to be tried before, in seconds since 1970.
+        owner: the store instance that works on it, or None.
+        waits_for: the read-model entry that the command cannot be built without, or None.
+        answer: the recorded outcome, once done.
+        error: why the last attempt failed, or why it is parked.
+    """
+
+    key: str
+    handler: str
+    envelope: Envelope
+    digest: str = ""
+    state: EntryState = EntryState.DUE
+    attempts: int = 0
+    due_at: float = 0.0
+    owner: str | None = None
+    waits_for: str | None = None
+    answer: Envelope | None = None
+    error: str = ""
+    changed_at: float = 0.0
+
+
+class Inbox(Protocol):
+    """What this service was asked to do, each thing once."""
+
+    def find(self, key: str) -> Entry | None: ...
+
+    def add(self, entry: Entry) -> bool:
+        """Add it, owned by this instance unless done. False, and nothing changed, when the key is there already."""
+
+    def update(self, entry: Entry) -> bool:
+        """Write everything but key and handler. False, and nothing changed, unless this instance owns the due entry.
+
+        This is the fence: an instance that was taken for dead cannot overwrite what its successor did.
+        """
+
+    def take(self, limit: int) -> Sequence[Entry]:
+        """Make this instance the owner of up to ``limit`` due entries whose owner is None or gone; the oldest first."""
+
+    def waiting_for(self, what: str) -> Sequence[Entry]:
+        """Due entries of this instance that wait for this read-model entry."""
+
+    def release(self) -> None:
+        """Give up every due entry of this instance, for others to take."""
+
+    def reopen(self, key: str) -> bool:
+        """Make a parked entry due again, with no attempts and no owner. False if it is not parked."""
+
+
+class KnownMessages(Protocol):
+    """Per saga, the messages that its rules look at."""
+
+    def learn(self, saga: str, saga_id: str, literal: Literal, envelope: Envelope) -> Mapping[Literal, Envelope] | None:
+        """Remember that the literal is known by this message; return all that is known of the saga, or None if this was.
+
+        Serialised per saga: of two transactions that learn for one saga, the later one sees what the earlier learnt.
+        """
+
+    def of(self, saga: str, saga_id: str) -> Mapping[Literal, Envelope]:
+        """All that is known of the saga here."""
+
+    def recent(self, limit: int, before: int | None = None) -> Sequence[tuple[int, str, str]]:
+        """(position, saga, id) of the sagas most recently begun here or heard of first, newest first; each at most once
+        on a page. ``before`` is the last position of the page before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A committed message on its way out. ``position`` is its place in the outbox."""
+
+    position: int
+    channel: str
+    envelope: Envelope
+
+
+class Outbox(Protocol):
+    """What was decided but may not be published yet."""
+
+    def add(self, channel: str, envelope: Envelope) -> None:
+        """Keep it, in this transaction. When it commits, the store hands it to its `Store.committed` listener."""
+
+    def remove(self, positions: Sequence[int]) -> None:
+        """Forget what the transport has confirmed."""
+
+    def take(self, limit: int) -> Sequence[Outgoing]:
+        """Make this instance the owner of up to ``limit`` messages whose owner is None or gone; in their order."""
+
+    def mine(self, limit: int, after: int) -> Sequence[Outgoing]:
+        """This instance's own messages after a position, in their order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParkedMessage:
+    """A message that could not be understood, with everything needed to look at it, mend it and try again."""
+
+    id: str
+    channel: str
+    attributes: Mapping[str, str]
+    body: bytes
+    reason: str
+    parked_at: float
+
+
+class Parked(Protocol):
+    def add(self, message: ParkedMessage) -> None:
+        """Keep it. The same id again replaces it."""
+
+    def get(self, message_id: str) -> ParkedMessage | None: ...
+    def remove(self, message_id: str) -> bool: ...
+    def all(self, limit: int) -> Sequence[ParkedMessage]: ...
+    def entries(self, limit: int) -> Sequence[Entry]:
+        """Inbox entries that are parked: they need an operator."""
+
+
+class ReadModels(Protocol):
+    """Local copies of other services' views, kept up to date by events."""
+
+    def put(self, query: str, key: str, view: bytes) -> None: ...
+    def get(self, query: str, key: str) -> bytes | None: ...
+
+
+class Records(Protocol):
+    """Reading for people: what happened to a saga here."""
+
+    def entries_of(self, saga: str, saga_id: str) -> Sequence[Entry]:
+        """Every inbox entry that belongs to the saga, in the order in which they came."""
+
+
+class Tx(Protocol):
+    """One unit of work inside a transaction of the store. Synchronous; used on the store's own thread only."""
+
+    inbox: Inbox
+    known: KnownMessages
+    outbox: Outbox
+    parked: Parked
+    read_models: ReadModels
+    records: Records
+
+    def handle(self, wanted: type[Any]) -> Any:
+        """The user's database handle of this type, within this transaction. It cannot commit or roll back.
+
+        Raises:
+            ConfigurationError: the store has no handle of that type; says which it has.
+        """
+
+    def savepoint(self) -> AbstractContextManager[None]:
+        """What is written inside is undone, alone, when the block raises."""
+
+
+class Store(Protocol):
+    """A service's own database.
+
+    Attributes:
+        instance: names this opening of the store; no other opening, earlier or later, has it.
+        committed: called on the event loop, in the order of commits, with what each commit added to the outbox.
+        disturbed: called on the event loop when another process changed the database.
+        commits: how many transactions with writes were committed so far by this instance.
+    """
+
+    instance: str
+    committed: Callable[[Sequence[Outgoing]], None]
+    disturbed: Callable[[], None]
+    commits: int
+
+    async def start(self) -> None:
+        """Open it, and create or check the tables. Raises ConfigurationError if it cannot be used."""
+
+    async def transact(self, work: Callable[[Tx], T], *, reads_only: bool = False, lazily: bool = False) -> T:
+        """Run the work in a transaction and return its result once that is durable.
+
+        Several works may share a transaction and one commit; each runs under its own savepoint, so one that raises
+        undoes its own writes alone, and its caller gets the exception. They run one at a time, in the order given.
+        If the commit fails, every caller gets the error and nothing of it remains.
+
+        Args:
+            work: synchronous; it must not keep the Tx.
+            reads_only: it writes nothing.
+            lazily: no one waits for it; it may ride on the next transaction, within 50 ms.
+        """
+
+    async def close(self) -> None:
+        """Finish what was begun and close. Other instances may take what this one owned."""
+
+
+# -- transports --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Features:
+    """How a transport differs from others. Declared, never hidden."""
+
+    ordered_per_key: bool = True
+    delay_s_max: float = float("inf")
+    body_bytes_max: int = 1024 * 1024
+    survives_restart: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subscription:
+    """What a group wants to hear. The members of a group share the messages; each group gets them all.
+
+    Attributes:
+        group: the service, or ``orchestrator``.
+        wanted: for each channel, the event types, and for each the coordination in which it is wanted (None: in any).
+        understood: every type the app knows. A type outside of it is delivered too, so that it can be parked.
+    """
+
+    group: str
+    wanted: Mapping[str, Mapping[str, Coordination | None]]
+    understood: frozenset[str] = field(default_factory=frozenset)
+
+    def wants(self, channel: str, envelope: Envelope) -> bool:
+        """Whether to deliver this. A transport that cannot filter may deliver more."""
+        types = self.wanted.get(channel)
+        if types is None:
+            return False
+        if envelope.type not in types:
+            return envelope.type not in self.understood
+        coordination = types[envelope.type]
+        told = envelope.coordinations
+        return coordination is None or not told or coordination in told
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message as it came from the transport. ``token`` is the transport's own."""
+
+    channel: str
+    attributes: Mapping[str, str]
+    body: bytes
+    deliveries: int
+    token: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Handled, or parked in the service's store: forget it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Deliver it again after so many seconds. Other keys are not held up; later messages of its key are."""
+
+    delay_s: float = 0.0
+
+
+Settlement = Done | Again
+
+
+class Transport(Protocol):
+    """Carries messages between services: at least once, in order per key if its features say so."""
+
+    features: Features
+
+    async def start(self) -> None: ...
+
+    async def declare(self, subscriptions: Sequence[Subscription]) -> None:
+        """Make these groups exist: from now on each gets what it wants, also while none of its members is there."""
+
+    async def publish(self, messages: Sequence[Outgoing]) -> Sequence[Exception | None]:
+        """Publish in the given order; for each message None once it is safely kept, or why it is not."""
+
+    async def receive(self, group: str, limit: int) -> Sequence[Delivery]:
+        """At least one and at most ``limit`` messages, as soon as there are any. What is not settled comes again."""
+
+    async def settle(self, settled: Sequence[tuple[Delivery, Settlement]]) -> None:
+        """Say what became of deliveries. Returns once that is kept."""
+
+    async def close(self) -> None:
+        """Stop; what was received and not settled goes to other members."""
