@@ -65,6 +65,7 @@ class Handler:
     answers: tuple[type[Event], ...]
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     recorders: list[Handler] = field(default_factory=list)
+    last_resorts: list[Handler] = field(default_factory=list)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
@@ -80,9 +81,22 @@ class Handler:
             raise DefinitionError(f"{function.__name__}, the on_outcome of {self.name}, runs in the transaction; make it a plain def")
         if self.recorders:
             raise DefinitionError(f"{self.name} has an on_outcome already: {self.recorders[0].name}")
-        first, wants = _parameters(function)
-        del first
+        _, wants = _parameters(function)
         self.recorders.append(Handler(self.service, function.__name__, function, self.message, wants, False, ()))
+        return function
+
+    def on_exhausted(self, function: F) -> F:
+        """The ``async`` function that makes sure that nothing of the command remains, when its attempts are exhausted.
+
+        Whether a call to the outside that failed did its work is not known. Only with this function may minuet refuse
+        the command then; without it, the command waits for an operator.
+        """
+        if not self.is_async or not inspect.iscoroutinefunction(function):
+            raise DefinitionError(f"{function.__name__}: on_exhausted is an async def, for an async handler; a def is rolled back anyway")
+        first, wants = _parameters(function)
+        if first is not self.message:
+            raise DefinitionError(f"the first parameter of {function.__name__} must be annotated with {name_of(self.message)}")
+        self.last_resorts.append(Handler(self.service, function.__name__, function, self.message, wants, True, ()))
         return function
 
 

@@ -25,6 +25,7 @@ from minuet.core.projection import Coordination
 
 BODY_BYTES_MAX = 1024 * 1024
 HOPS_MAX = 64
+STRANGER = "stranger"
 
 
 class Codec:
@@ -108,7 +109,7 @@ class Codec:
         try:
             kind = attributes.get("type") or self._type_from(body, channel)
             digest = "" if "id" in attributes else hashlib.sha256(channel.encode() + b"\0" + body).hexdigest()[:32]
-            return envelope_from({"id": digest, "source": channel, "time": timestamp(now), **attributes, "type": kind}, body)
+            return envelope_from({"id": digest, "source": STRANGER, "time": timestamp(now), **attributes, "type": kind}, body)
         except (ValueError, KeyError) as error:
             raise MessageError(f"attributes of a message on {channel} cannot be read: {error!r}") from error
 

@@ -79,11 +79,14 @@ class Inbox(Protocol):
     def add(self, entry: Entry) -> bool:
         """Add it, owned by this instance unless done. False, and nothing changed, when the key is there already."""
 
-    def update(self, entry: Entry) -> bool:
-        """Write everything but key and handler. False, and nothing changed, unless this instance owns the due entry.
+    def save(self, entry: Entry) -> bool:
+        """Write it, new or changed. False, and nothing changed, unless it is new or this instance owns it and it is due.
 
         This is the fence: an instance that was taken for dead cannot overwrite what its successor did.
         """
+
+    def rename(self, entry: Entry, key: str) -> bool:
+        """Give this instance's due entry another key, which nothing has yet. False as for `save`."""
 
     def take(self, limit: int) -> Sequence[Entry]:
         """Make this instance the owner of up to ``limit`` due entries whose owner is None or gone; the oldest first."""

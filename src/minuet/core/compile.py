@@ -18,13 +18,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from enum import StrEnum
 
-from minuet.core.formula import Formula, Literal, Outcome, all_of, any_of, in_words, literals
+from minuet.core.formula import Formula, Literal, Outcome, all_of, any_of, digest, literals
 from minuet.core.messages import Command, Event, StepRefused, name_of, refusals, successes
-from minuet.core.recipe import Recipe, Source, command_of, recipe_for
+from minuet.core.recipe import Fields, Recipe, Source, command_of, recipe_for
 from minuet.core.retry import RetryPolicy
 from minuet.core.saga import BEGIN, COMPENSATED, COMPLETED, Action, Node, ParallelOf, Saga, SequenceOf, Step, steps_of
 
@@ -52,7 +52,7 @@ class Rule:
     kind: Kind
     formula: Formula
     recipe: Recipe
-    retry: RetryPolicy
+    retry: RetryPolicy | None
     deadline: timedelta | None = None
     may_refuse: bool = False
 
@@ -128,6 +128,22 @@ def refused_anywhere(node: Node) -> Formula:
     return any_of(*map(refused, steps_of(node)))
 
 
+def stopped(node: Node) -> Formula:
+    """The node ended without being complete, and every refusal below it is known.
+
+    Of several refusals in parallel branches a compensated saga names the first in reading order, wherever and in
+    whichever order they were heard; so it must wait for all that there will be.
+    """
+    match node:
+        case Step():
+            return refused(node)
+        case SequenceOf():
+            return any_of(*map(stopped, node.parts))
+        case ParallelOf():
+            branches = [(stopped(branch), complete(branch)) for branch in node.branches]
+            return all_of(any_of(*(stop for stop, _ in branches)), *(any_of(stop, done) for stop, done in branches))
+
+
 class Compiler:
     """One compilation. Its methods are the theory above, one for each kind of node."""
 
@@ -192,14 +208,15 @@ class Compiler:
         refusals: Sequence[Source] = (),
     ) -> None:
         recipe = recipe_for(action, where=f"saga {self.saga.name}, {rule_id}", sources=before, refusals=refusals)
-        needed = all_of(formula, *sorted(recipe.needs, key=str), *(any_of(*group) for group in recipe.needs_any))
+        refusal_known = [stopped(self.saga.root)] if recipe.needs_any else []
+        needed = all_of(formula, *sorted(recipe.needs, key=str), *refusal_known)
         self.rules.append(
             Rule(
                 id=rule_id,
                 kind=kind,
                 formula=needed,
                 recipe=recipe,
-                retry=step.retry if step else RetryPolicy(),
+                retry=step.retry if step else None,
                 deadline=step.deadline if step and kind is Kind.DO else None,
                 may_refuse=may_refuse,
             )
@@ -252,10 +269,11 @@ def fingerprint(saga: Saga, rules: Sequence[Rule]) -> str:
     parts = [
         {
             "rule": rule.id,
-            "when": in_words(rule.formula),
+            "when": digest(rule.formula),
             "command": name_of(rule.command),
             "service": rule.service,
-            "content": rule.recipe.builder.__qualname__ if rule.recipe.builder else sorted(map(str, rule.recipe.needs)),
+            "content": content_of(rule.recipe),
+            "retry": asdict(rule.retry) if rule.retry else None,
             "deadline_s": rule.deadline.total_seconds() if rule.deadline else None,
             "may_refuse": rule.may_refuse,
         }
@@ -263,6 +281,23 @@ def fingerprint(saga: Saga, rules: Sequence[Rule]) -> str:
     ]
     text = json.dumps([saga.name, name_of(saga.begins_with), saga.key, parts], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def content_of(recipe: Recipe) -> Mapping[str, object]:
+    """Where the command's content comes from, in names."""
+
+    def origin(fields: Fields) -> dict[str, str]:
+        return {name: str(literal) for name, literal in fields.origin.items()}
+
+    return {
+        "builder": recipe.builder.__qualname__ if recipe.builder else None,
+        "fields": origin(recipe.fields) if recipe.fields else {},
+        "parameters": {
+            name: str(where) if isinstance(where, Literal) else [str(literal) for literal in where]
+            for name, where in recipe.parameters.items()
+        },
+        "queries": {name: [name_of(query.message), origin(query)] for name, query in recipe.queries.items()},
+    }
 
 
 @dataclass(frozen=True, slots=True)

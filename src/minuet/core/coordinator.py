@@ -40,9 +40,15 @@ def newly_due(rules: Iterable[Rule], known: Collection[Literal], learnt: Literal
 
 
 def literal_of(rule_id: str, event: type[Event]) -> Literal:
-    """What the answer to a rule's command makes known."""
+    """What the answer to a rule's command makes known.
+
+    Raises:
+        MessageError: an undo or an end was refused. Taken for its step's refusal it would look as if nothing remained.
+    """
     if issubclass(event, Refusal):
-        return Literal(rule_id.removesuffix(UNDO_SUFFIX), Outcome.REFUSED)
+        if rule_id.endswith(UNDO_SUFFIX) or rule_id in (COMPLETED, COMPENSATED):
+            raise MessageError(f"{event.__name__} refuses {rule_id}, which cannot be refused, only retried until done")
+        return Literal(rule_id, Outcome.REFUSED)
     return success_of(rule_id)
 
 

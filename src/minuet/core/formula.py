@@ -8,6 +8,7 @@ Formulas share sub-trees: a saga's rules form one small graph. Written out as fl
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -109,6 +110,24 @@ def _nodes(formula: Formula) -> Iterator[Formula]:
         yield node
         if not isinstance(node, Literal):
             stack.extend(node.parts)
+
+
+def digest(formula: Formula) -> str:
+    """The same for formulas that are built alike, in every process. Each shared sub-tree is looked at once, where
+    `in_words` writes it out at each mention, which takes for ever on a saga of many parallel steps."""
+    marks: dict[int, str] = {}
+    stack: list[Formula] = [formula]
+    while stack:
+        node = stack[-1]
+        parts = () if isinstance(node, Literal) else node.parts
+        missing = [part for part in parts if id(part) not in marks]
+        if missing:
+            stack.extend(missing)
+            continue
+        text = str(node) if isinstance(node, Literal) else f"{type(node).__name__}({','.join(marks[id(part)] for part in parts)})"
+        marks[id(node)] = hashlib.sha256(text.encode()).hexdigest()
+        stack.pop()
+    return marks[id(formula)]
 
 
 def in_words(formula: Formula, word: Callable[[Literal], str] = str) -> str:

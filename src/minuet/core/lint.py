@@ -79,9 +79,12 @@ def _check_ends(saga: Saga) -> None:
                 f"saga {saga.name}: {name_of(command)}, its {name} end, may answer {name_of(refusals(command)[0])}, but an "
                 f"end cannot be refused; make it a step, or drop that answer"
             )
-    for command in (step.undo_command or step.command for step in saga.steps):
-        if not successes(command):
-            raise DefinitionError(f"saga {saga.name}: {name_of(command)} can only be refused; name the event of its success")
+    for step in saga.steps:
+        if not successes(step.command):
+            raise DefinitionError(
+                f"saga {saga.name}: {name_of(step.command)} of step {step.name} can only be refused; name the event of its "
+                f"success among its answers"
+            )
 
 
 def _check_cycle(saga: Saga) -> None:

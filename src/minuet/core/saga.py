@@ -42,7 +42,7 @@ class Step:
     name: str
     action: Action
     undo: Action | Nothing | None
-    retry: RetryPolicy
+    retry: RetryPolicy | None
     deadline: timedelta | None
 
     @property
@@ -88,7 +88,7 @@ def step(
             parameters are events of the saga and views of queries.
         undo: what takes the step back, likewise; `Nothing` with a reason; or None if it cannot be taken back.
         name: travels with each message of the step; by default the command's name in snake_case.
-        retry: how often a handler that raises is called again.
+        retry: how often a handler that raises is called again; by default as the handler says.
         deadline: the participant refuses the command if it cannot begin it within this time of its becoming due.
 
     Raises:
@@ -99,7 +99,7 @@ def step(
         raise DefinitionError(f"step name {name!r} must be snake_case and none of {', '.join(sorted(RESERVED_NAMES))}")
     if deadline is not None and deadline <= timedelta(0):
         raise DefinitionError(f"step {name}: a deadline lies in the future, not at {deadline}")
-    made = Step(name=name, action=action, undo=undo, retry=retry or RetryPolicy(), deadline=deadline)
+    made = Step(name=name, action=action, undo=undo, retry=retry, deadline=deadline)
     undo_command = made.undo_command
     if undo_command is not None and refusals(undo_command):
         raise DefinitionError(

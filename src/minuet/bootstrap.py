@@ -1,0 +1,369 @@
+"""Builds a running system from an app and its settings. The only importer of adapters; the whole wiring is in here."""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import json
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from minuet.adapters.system import SystemClock, SystemIds
+from minuet.app import App, Handler, Service
+from minuet.codec import Codec
+from minuet.core.coordinator import Status
+from minuet.core.envelope import Envelope
+from minuet.core.errors import ConfigurationError, NotYet
+from minuet.core.messages import Command, Event, Query, View, name_of
+from minuet.core.projection import Coordination
+from minuet.observer import Observer
+from minuet.ports import Clock, Entry, Ids, Store, Transport
+from minuet.runtime.directory import Directory, Elsewhere
+from minuet.runtime.gather import Gatherer
+from minuet.runtime.orchestrator import Orchestrator, asking_handlers
+from minuet.runtime.participant import REACTION, Participant
+from minuet.runtime.place import Place
+from minuet.runtime.reactor import ORCHESTRATOR, Reactor
+from minuet.runtime.relay import Relay
+from minuet.runtime.worker import Worker
+from minuet.settings import Settings
+
+
+class System:
+    """An app at work in this process. Made by `running`.
+
+    Attributes:
+        observer: what sagas, messages and failures look like.
+        url: where HTTP is served, once `serve` was called.
+    """
+
+    def __init__(self, app: App, settings: Settings, services: Sequence[str], clock: Clock, ids: Ids) -> None:
+        self.app = app
+        self.settings = settings
+        self.services = tuple(services)
+        self.clock = clock
+        self.ids = ids
+        self.codec = Codec(app.messages())
+        self.url: str | None = None
+        self.places: dict[str, Place] = {}
+        self.workers: dict[str, Worker] = {}
+        self.stores: dict[str, Store] = {}
+        self.deployment = LocalDeployment(self)
+        self.observer = Observer(app, self.codec, self.stores)
+        self._touched: dict[tuple[str, str], asyncio.Event] = {}
+
+    async def send(self, command: Command, *, key: str = "", wait_s: float = 30.0) -> Event:
+        """Hand a command to its service and return its answer, a refusal too.
+
+        Args:
+            key: the same key is the same command; without one, the command's own key, or each call is another.
+
+        Raises:
+            NotYet, Conflict, Rejected: there is no answer.
+        """
+        now = self.clock.now()
+        envelope = Envelope(
+            id=self.ids.new(), type=name_of(command), source="client", time=now, body=self.codec.encode(command, time=now)
+        )
+        answer = await self._place(command.__contract__.service).ask(envelope, key=key, wait_s=wait_s)
+        event = self.codec.decode(answer)
+        assert isinstance(event, Event)
+        return event
+
+    async def ask(self, query: Query) -> View:
+        """The query's view. Raises NotFound."""
+        return await self._place(query.__contract__.service).read(query)
+
+    def _place(self, service: str) -> Place:
+        if service not in self.places:
+            raise ConfigurationError(f"service {service} does not run in this process; here are {', '.join(self.places)}")
+        return self.places[service]
+
+    async def ended(self, saga: str, saga_id: str) -> Status:
+        """Wait until the saga is completed or compensated, as far as the services of this process know."""
+        event = self._touched.setdefault((saga, saga_id), asyncio.Event())
+        try:
+            while True:
+                event.clear()
+                status = await self.observer.status(saga, saga_id)
+                if status is not None and status.is_final:
+                    return status
+                await event.wait()
+        finally:
+            self._touched.pop((saga, saga_id), None)
+
+    def touched(self, entry: Entry) -> None:
+        """Told of each entry that was decided here."""
+        ref = entry.envelope.saga
+        if ref is not None and (waiting := self._touched.get((ref.name, ref.id))):
+            waiting.set()
+
+    async def drained(self) -> None:
+        """Until nothing committed waits to be published."""
+        for worker in self.workers.values():
+            await worker.relay.drained()
+
+
+class LocalDeployment:
+    """What providers see of the place the app runs in."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+        self.data: Path = system.settings.data
+        self.settings: Mapping[str, Any] = system.settings.app
+        self._known: dict[str, tuple[int, str]] = {}
+
+    def url_of(self, service: str) -> str:
+        """See `minuet.app.Deployment.url_of`."""
+        configured = self._system.settings.participants.get(service)
+        if configured:
+            return configured.rstrip("/")
+        if service in self._system.services and self._system.url:
+            return self._system.url
+        file = self.endpoint_file(service)
+        try:
+            changed = file.stat().st_mtime_ns
+            if self._known.get(service, (0, ""))[0] != changed:
+                self._known[service] = (changed, json.loads(file.read_text())["url"])
+        except (OSError, ValueError, KeyError) as error:
+            raise NotYet(f"service {service} does not run: {file} is not there", retry_after_s=0.5) from error
+        return self._known[service][1]
+
+    def announce(self, url: str) -> None:
+        """Let other processes on the same data directory find this one's services."""
+        for service in self._system.services:
+            file = self.endpoint_file(service)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            draft = file.with_suffix(f".{os.getpid()}")
+            draft.write_text(json.dumps({"url": url, "pid": os.getpid()}))
+            draft.replace(file)
+
+    def endpoint_file(self, service: str) -> Path:
+        return self.data / "endpoints" / f"{service}.json"
+
+
+@asynccontextmanager
+async def running(
+    app: App,
+    settings: Settings | None = None,
+    *,
+    services: Sequence[str] | None = None,
+    serve: bool = False,
+    clock: Clock | None = None,
+    ids: Ids | None = None,
+) -> AsyncIterator[System]:
+    """Run an app, or some of its services, in this process until the block ends.
+
+    Args:
+        services: their names, ``orchestrator`` among them; by default all.
+        serve: also answer HTTP, at ``settings.host`` and ``settings.port``.
+
+    Raises:
+        ConfigurationError: says which setting does not fit.
+    """
+    settings = settings or Settings()
+    system = System(app, settings, _chosen(app, services), clock or SystemClock(), ids or SystemIds())
+    async with AsyncExitStack() as stack:
+        wiring = _Wiring(system, stack)
+        await wiring.open()
+        if serve:
+            await wiring.serve()
+        await wiring.start()
+        yield system
+
+
+def everything(app: App) -> list[str]:
+    """The names of all that can run: the app's services, and the orchestrator if there are sagas."""
+    return [*app.services, *([ORCHESTRATOR] if app.sagas else [])]
+
+
+def _chosen(app: App, services: Sequence[str] | None) -> list[str]:
+    names = everything(app)
+    for name in services or ():
+        if name not in names:
+            raise ConfigurationError(f"app {app.name} has no service {name!r}; it has {', '.join(names)}")
+    return [name for name in names if services is None or name in services]
+
+
+class _Wiring:
+    """One start-up. Opens everything into the stack, so that it closes in the reverse order."""
+
+    def __init__(self, system: System, stack: AsyncExitStack) -> None:
+        self.system = system
+        self.stack = stack
+        self.app = system.app
+        self.settings = system.settings
+        self.transports: dict[str, Transport] = {}
+        self.elsewhere: Elsewhere | None = None
+        self.read_models = [
+            model for model in self.app.read_models if self.settings.queries.get(name_of(model.query)) == "read_model"
+        ]
+        self.check()
+
+    def check(self) -> None:
+        """Settings that name nothing are mistakes, not wishes."""
+        sagas = {saga.name for saga in self.app.sagas}
+        queries = {name_of(query) for service in self.app.services.values() for query in service.queries}
+        for given, there, what in (
+            (self.settings.coordination, sagas, "coordination"),
+            (self.settings.queries, queries, "queries"),
+            (self.settings.stores, {"default", *everything(self.app)}, "stores"),
+        ):
+            for name in given:
+                if name not in there:
+                    raise ConfigurationError(f"settings: [{what}] names {name}, but there is only {', '.join(sorted(there))}")
+        kept = {name_of(model.query) for model in self.read_models}
+        for query, how in self.settings.queries.items():
+            if how == "read_model" and query not in kept:
+                raise ConfigurationError(f"settings: {query} = read_model, but the app keeps no read model of it; declare one with @read_model({query})")
+
+    def coordination_of(self, saga: str) -> Coordination:
+        return self.settings.coordination.get(saga, Coordination.CHOREOGRAPHY)
+
+    async def open(self) -> None:
+        """Open stores, transports and places, from the leaves inward."""
+        reactors = {
+            name: Reactor(self.app, self.system.codec, self.system.clock, name, self.coordination_of)
+            for name in everything(self.app)
+        }
+        for name in self.system.services:
+            await self._open_store(name)
+        subscriptions = {name: reactor.subscription(self._models_of(reactor)) for name, reactor in reactors.items()}
+        for channel in self._channels():
+            await self._open_transport(channel)
+        for transport in self.transports.values():
+            await transport.declare([one for one in subscriptions.values() if one.wanted])
+        self.elsewhere = self._participants_over_http()
+        everywhere = Directory(self.system.places, self.elsewhere)
+        asked = everywhere if self.settings.orchestration.participants == "local" else Directory({}, self.elsewhere)
+        for name in self.system.services:
+            if name in self.system.stores:
+                place = self._place(name, reactors[name], asked if name == ORCHESTRATOR else everywhere)
+                self.system.places[name] = place
+                hears = list({id(one): one for one in map(self.transport_of, subscriptions[name].wanted)}.values())
+                relay = Relay(place.store, self.transport_of, self.system.ids)
+                self.system.workers[name] = Worker(place, relay, hears, self.system.ids, grace_s=self.settings.grace_s)
+
+    async def start(self) -> None:
+        for name, worker in self.system.workers.items():
+            await self._provide(name)
+            await worker.start()
+        # One after the other would let the first wait for answers of those that are stopped already.
+        self.stack.push_async_callback(self._stop_all)
+
+    async def _stop_all(self) -> None:
+        await asyncio.gather(*(worker.stop() for worker in self.system.workers.values()))
+
+    # -- parts ---------------------------------------------------------------------------------------------------------
+
+    async def _open_store(self, name: str) -> None:
+        service = self.app.services.get(name)
+        if service is not None and not (service.commands or service.queries or service.reactions):
+            return
+        url = self.settings.stores.get(name) or self.settings.stores.get("default", "sqlite:")
+        store = self._store(name, url, service.schema if service else "")
+        await store.start()
+        self.stack.push_async_callback(store.close)
+        self.system.stores[name] = store
+
+    def _store(self, name: str, url: str, schema: Any) -> Store:
+        if url == "memory:":
+            from minuet.adapters.memory import MemoryStore
+
+            return MemoryStore(ids=self.system.ids)
+        if url == "sqlite:":
+            from minuet.adapters.sqlite import SqliteStore
+
+            self.settings.data.mkdir(parents=True, exist_ok=True)
+            return SqliteStore(self.settings.data / f"{name}.db", schema=schema, clock=self.system.clock, instance=self.system.ids.new())
+        raise ConfigurationError(f'settings: [stores] {name} = "{url}" is none of sqlite: and memory:')
+
+    def _channels(self) -> list[str]:
+        """Every channel on which a service of the app publishes."""
+        events = (message for message in self.app.messages() if issubclass(message, Event))
+        refused = (f"{rule.service}.refused" for saga in self.app.sagas for rule in saga.rules.every)
+        return list(dict.fromkeys((*(event.__contract__.channel for event in events), *refused)))
+
+    def _url_of(self, channel: str) -> str:
+        for pattern, url in self.settings.channels.items():
+            if fnmatch.fnmatchcase(channel, pattern):
+                return url
+        raise ConfigurationError(f'settings: [channels] has no entry for {channel}; add "*" = "embedded:"')
+
+    def transport_of(self, channel: str) -> Transport:
+        return self.transports[self._url_of(channel)]
+
+    async def _open_transport(self, channel: str) -> None:
+        url = self._url_of(channel)
+        if url in self.transports:
+            return
+        transport: Transport
+        if url == "memory:":
+            from minuet.adapters.memory import MemoryBroker, MemoryTransport
+
+            transport = MemoryTransport(MemoryBroker())
+        elif url == "embedded:":
+            from minuet.adapters.sqlite import SqliteTransport
+
+            self.settings.data.mkdir(parents=True, exist_ok=True)
+            transport = SqliteTransport(self.settings.data / "broker.db", clock=self.system.clock, instance=self.system.ids.new())
+        else:
+            raise ConfigurationError(f'settings: [channels] "{channel}" = "{url}" is none of embedded: and memory:')
+        await transport.start()
+        self.stack.push_async_callback(transport.close)
+        self.transports[url] = transport
+
+    def _models_of(self, reactor: Reactor) -> list[Any]:
+        return [model for model in self.read_models if reactor.asks(model.query)]
+
+    def _participants_over_http(self) -> Elsewhere | None:
+        from minuet.adapters.http_participants import HttpParticipants
+
+        client = HttpParticipants(self.system.deployment.url_of, self.system.codec, clock=self.system.clock)
+        self.stack.push_async_callback(client.close)
+        return client
+
+    def _place(self, name: str, reactor: Reactor, directory: Directory) -> Place:
+        store, codec, clock = self.system.stores[name], self.system.codec, self.system.clock
+        service = self.app.services.get(name)
+        handlers = _handlers(service) if service else asking_handlers(self.app.sagas)
+        models = self._models_of(reactor)
+        participant = Participant(reactor, codec, clock, self.system.ids, handlers, models, publishes=service is not None)
+        kept = {model.query for model in models}
+        gatherer = Gatherer(store, reactor, codec, directory, kept.__contains__)
+        queries = dict(service.queries) if service else {}
+        place = Place(store, participant, gatherer, codec, clock, queries)
+        if service is None:
+            place.perform = Orchestrator(directory, handlers).perform
+        place.touched = self.system.touched
+        return place
+
+    async def _provide(self, name: str) -> None:
+        service = self.app.services.get(name)
+        for wanted, factory in (service.providers if service else {}).items():
+            made = asynccontextmanager(factory)(self.system.deployment)
+            self.system.places[name].participant.provided[wanted] = await self.stack.enter_async_context(made)
+
+    async def serve(self) -> None:
+        """Answer HTTP for the services of this process, and let the other processes know where."""
+        from minuet.doors.http import http_app
+        from minuet.doors.server import serve
+
+        mounted = {
+            name: service.mounted(self.system.deployment)
+            for name in self.system.services
+            if (service := self.app.services.get(name)) and service.mounted
+        }
+        desks = {name: place for name, place in self.system.places.items() if name != ORCHESTRATOR}
+        asgi = http_app(self.app, desks, self.system.codec, self.system.clock, self.system.ids, mounted)
+        self.system.url = await self.stack.enter_async_context(serve(asgi, self.settings.host, self.settings.port))
+        self.system.deployment.announce(self.system.url)
+
+
+def _handlers(service: Service) -> dict[str, Handler]:
+    commands = {name_of(command): handler for command, handler in service.commands.items()}
+    return commands | {f"{REACTION}{reaction.name}": reaction for reaction in service.reactions}
+

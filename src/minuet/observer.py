@@ -1,0 +1,353 @@
+"""What sagas, messages and failures look like to a person. The one source for the command line and every other view.
+
+It reads the stores of the services and puts together what each of them knows, so it needs no coordinator and nothing
+that is written for its sake: in choreography it sees as much as in orchestration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from minuet.app import App
+from minuet.codec import Codec, attributes_of
+from minuet.core.compile import BEGUN, Rule
+from minuet.core.coordinator import Status, due, literal_of, status
+from minuet.core.envelope import Envelope, SagaRef
+from minuet.core.errors import MessageError, NotFound
+from minuet.core.formula import Literal
+from minuet.core.messages import Event, name_of
+from minuet.core.saga import Saga
+from minuet.ports import Entry, EntryState, ParkedMessage, Store, Tx
+
+NEEDS_OPERATOR = "needs operator"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """A step as one service sees it.
+
+    Attributes:
+        at: the service (or the orchestrator) in whose inbox it is.
+        state: due, done, or needs operator.
+    """
+
+    step: str
+    command: str
+    at: str
+    state: str
+    attempts: int
+    error: str
+    answer: str
+    changed_at: float
+    due_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """What a saga waits for now, from whom, and why it is not there yet."""
+
+    step: str
+    service: str
+    command: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """A message of a saga: who said what, and who heard it so far."""
+
+    time: float
+    type: str
+    sender: str
+    hearers: tuple[str, ...]
+    step: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaView:
+    """A saga, as far as anybody knows."""
+
+    saga: str
+    id: str
+    status: str
+    coordination: str
+    definition: str
+    began_at: float
+    waiting: tuple[Waiting, ...]
+    attempts: tuple[Attempt, ...] = ()
+    messages: tuple[Told, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParkedView:
+    """Something that no service can go on with by itself.
+
+    Attributes:
+        id: what the operator's verbs take; the service's name, a colon, and its own id there.
+        kind: ``message`` (nobody understands it) or ``command`` or ``reaction`` (its attempts are exhausted).
+    """
+
+    id: str
+    service: str
+    kind: str
+    type: str
+    reason: str
+    attempts: int
+    parked_at: float
+    channel: str
+    attributes: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(slots=True)
+class _Seen:
+    """All that the services know of one saga."""
+
+    known: dict[Literal, Envelope] = field(default_factory=dict)
+    heard_by: dict[Literal, list[str]] = field(default_factory=dict)
+    entries: list[tuple[str, Entry]] = field(default_factory=list)
+
+
+class Observer:
+    """Reads the stores of an app's services.
+
+    Args:
+        stores: by service; those that are missing are simply not seen.
+    """
+
+    def __init__(self, app: App, codec: Codec, stores: Mapping[str, Store]) -> None:
+        self.app = app
+        self.codec = codec
+        self.stores = stores
+
+    # -- sagas ---------------------------------------------------------------------------------------------------------
+
+    async def sagas(self, *, limit: int = 50, only: Status | None = None) -> list[SagaView]:
+        """The sagas that were begun last, newest first."""
+        found: dict[tuple[str, str], None] = {}
+        for store in self.stores.values():
+            recent = await store.transact(lambda tx: tx.known.recent(limit), reads_only=True)
+            found.update(dict.fromkeys((name, saga_id) for _, name, saga_id in recent))
+        views = [await self._view(name, saga_id) for name, saga_id in found]
+        views = [one for one in views if only is None or one.status == only]
+        return sorted(views, key=lambda one: one.began_at, reverse=True)[:limit]
+
+    async def saga(self, saga_id: str, name: str | None = None) -> SagaView:
+        """One saga with all its attempts and messages.
+
+        Raises:
+            NotFound: no service knows it.
+        """
+        for candidate in [name] if name else list(self.app.current_sagas):
+            seen = await self._seen(candidate, saga_id)
+            if seen.known or seen.entries:
+                return await self._view(candidate, saga_id, seen)
+        raise NotFound(f"no service here has heard of a saga {saga_id!r}")
+
+    async def status(self, name: str, saga_id: str) -> Status | None:
+        """Where the saga is; None if nobody has heard of it."""
+        seen = await self._seen(name, saga_id)
+        saga = self._definition(name, seen)
+        return status(saga.rules, seen.known) if seen.known else None
+
+    async def _view(self, name: str, saga_id: str, seen: _Seen | None = None) -> SagaView:
+        seen = seen or await self._seen(name, saga_id)
+        saga = self._definition(name, seen)
+        ref = next(self._refs(name, seen), None)
+        waiting = tuple(self._waiting(saga, seen))
+        now = status(saga.rules, seen.known)
+        times = [envelope.time for envelope in seen.known.values()]
+        return SagaView(
+            saga=name,
+            id=saga_id,
+            status=NEEDS_OPERATOR if any(one.why.startswith(NEEDS_OPERATOR) for one in waiting) else now.value,
+            coordination=ref.coordination.value if ref else "",
+            definition=saga.fingerprint,
+            began_at=min(times, default=0.0),
+            waiting=waiting,
+            attempts=tuple(self._attempts(seen)),
+            messages=tuple(self._told(seen)),
+        )
+
+    async def _seen(self, name: str, saga_id: str) -> _Seen:
+        def look(tx: Tx) -> tuple[Mapping[Literal, Envelope], Sequence[Entry]]:
+            return tx.known.of(name, saga_id), tx.records.entries_of(name, saga_id)
+
+        seen = _Seen()
+        for place, store in self.stores.items():
+            known, entries = await store.transact(look, reads_only=True)
+            for literal, envelope in known.items():
+                seen.known.setdefault(literal, envelope)
+                if envelope.source != place:
+                    seen.heard_by.setdefault(literal, []).append(place)
+            for entry in entries:
+                seen.entries.append((place, entry))
+                self._add_answer(seen, entry)
+        return seen
+
+    def _add_answer(self, seen: _Seen, entry: Entry) -> None:
+        if entry.answer is not None and entry.envelope.saga is not None:
+            kind = self.codec.types.get(entry.answer.type)
+            if kind is not None and issubclass(kind, Event):
+                seen.known.setdefault(literal_of(entry.envelope.saga.step, kind), entry.answer)
+
+    def _refs(self, name: str, seen: _Seen):  # type: ignore[no-untyped-def]
+        for envelope in [*(entry.envelope for _, entry in seen.entries), *seen.known.values()]:
+            for ref in (envelope.saga, *envelope.begins):
+                if isinstance(ref, SagaRef) and ref.name == name:
+                    yield ref
+
+    def _definition(self, name: str, seen: _Seen) -> Saga:
+        ref = next(self._refs(name, seen), None)
+        saga = (self.app.saga(name, ref.definition) if ref else None) or self.app.saga(name)
+        if saga is None:
+            raise NotFound(f"app {self.app.name} has no saga {name}")
+        return saga
+
+    def _attempts(self, seen: _Seen) -> list[Attempt]:
+        made = [
+            Attempt(
+                step=entry.envelope.saga.step if entry.envelope.saga else "",
+                command=entry.handler,
+                at=place,
+                state=NEEDS_OPERATOR if entry.state is EntryState.PARKED else entry.state.value,
+                attempts=entry.attempts + (entry.state is EntryState.DONE),
+                error=entry.error,
+                answer=entry.answer.type if entry.answer else "",
+                changed_at=entry.changed_at,
+                due_at=entry.due_at,
+            )
+            for place, entry in seen.entries
+        ]
+        return sorted(made, key=lambda one: one.changed_at)
+
+    def _waiting(self, saga: Saga, seen: _Seen) -> list[Waiting]:
+        answered = {
+            entry.envelope.saga.step for _, entry in seen.entries if entry.state is EntryState.DONE and entry.envelope.saga
+        }
+        return [
+            Waiting(step=rule.id, service=rule.service, command=name_of(rule.command), why=self._why(rule, seen))
+            for rule in due(saga.rules.every, seen.known)
+            if rule.id not in answered
+        ]
+
+    def _why(self, rule: Rule, seen: _Seen) -> str:
+        entries = [(place, entry) for place, entry in seen.entries if entry.envelope.saga and entry.envelope.saga.step == rule.id]
+        if not entries:
+            return f"{rule.service} has not heard of it yet"
+        # What the participant itself says counts more than what the one who asks it says.
+        place, entry = next((one for one in entries if one[0] == rule.service), entries[0])
+        if entry.state is EntryState.PARKED:
+            return f"{NEEDS_OPERATOR} at {place} after {entry.attempts} attempts: {entry.error}"
+        if entry.waits_for:
+            return f"{place} waits for its read model to hear of {entry.waits_for}"
+        if entry.attempts or entry.error:
+            return f"{place} tries again after {entry.attempts} failed attempts: {entry.error}"
+        return f"{place} is at it"
+
+    def _told(self, seen: _Seen) -> list[Told]:
+        told: dict[str, Told] = {}
+        for literal, envelope in seen.known.items():
+            sender = envelope.source
+            hearers = tuple(seen.heard_by.get(literal, ()))
+            step = literal.step if literal != BEGUN else ""
+            told[envelope.id] = Told(
+                time=envelope.time, type=envelope.type, sender=sender, hearers=hearers, step=step, body=envelope.body
+            )
+        for place, entry in seen.entries:
+            if place == "orchestrator" and entry.envelope.body:
+                envelope = replace(entry.envelope)
+                told[f"command {envelope.id}"] = Told(
+                    time=envelope.time,
+                    type=envelope.type,
+                    sender=place,
+                    hearers=(self._service_of(envelope.type),),
+                    step=envelope.saga.step if envelope.saga else "",
+                    body=envelope.body,
+                )
+        return sorted(told.values(), key=lambda one: one.time)
+
+    def _service_of(self, command: str) -> str:
+        kind = self.codec.types.get(command)
+        return kind.__contract__.service if kind else ""
+
+    # -- parked --------------------------------------------------------------------------------------------------------
+
+    async def parked(self, *, limit: int = 200) -> list[ParkedView]:
+        """Everything that waits for an operator, the oldest first."""
+        views: list[ParkedView] = []
+        for service, store in self.stores.items():
+            messages, entries = await store.transact(
+                lambda tx: (tx.parked.all(limit), tx.parked.entries(limit)), reads_only=True
+            )
+            views += [_message_view(service, one) for one in messages]
+            views += [_entry_view(service, one) for one in entries]
+        return sorted(views, key=lambda one: one.parked_at)[:limit]
+
+    async def parked_one(self, parked_id: str) -> ParkedView:
+        """One of them. Raises NotFound."""
+        service, _, own = parked_id.partition(":")
+        store = self._store(service, parked_id)
+
+        def look(tx: Tx) -> ParkedView | None:
+            message = tx.parked.get(own)
+            if message is not None:
+                return _message_view(service, message)
+            entry = tx.inbox.find(own)
+            return _entry_view(service, entry) if entry is not None and entry.state is EntryState.PARKED else None
+
+        found = await store.transact(look, reads_only=True)
+        if found is None:
+            raise NotFound(f"nothing is parked as {parked_id!r}")
+        return found
+
+    async def reopen(self, parked_id: str) -> bool:
+        """Make a parked command or reaction due again; a running service takes it up by itself. False: a message."""
+        service, _, own = parked_id.partition(":")
+        return await self._store(service, parked_id).transact(lambda tx: tx.inbox.reopen(own))
+
+    async def forget(self, parked_id: str) -> ParkedView:
+        """Take a parked message away for good, and return it. Raises NotFound, or MessageError if it is no message."""
+        view = await self.parked_one(parked_id)
+        if view.kind != "message":
+            raise MessageError(f"{parked_id} is a {view.kind} of a saga that is owed an answer; it can be retried, not discarded")
+        own = parked_id.partition(":")[2]
+        await self._store(view.service, parked_id).transact(lambda tx: tx.parked.remove(own))
+        return view
+
+    def _store(self, service: str, parked_id: str) -> Store:
+        if service not in self.stores:
+            raise NotFound(f"{parked_id!r} names no service; ids look like inventory:orders/1")
+        return self.stores[service]
+
+
+def _message_view(service: str, message: ParkedMessage) -> ParkedView:
+    return ParkedView(
+        id=f"{service}:{message.id}",
+        service=service,
+        kind="message",
+        type=message.attributes.get("type", "unknown"),
+        reason=message.reason,
+        attempts=0,
+        parked_at=message.parked_at,
+        channel=message.channel,
+        attributes=message.attributes,
+        body=message.body,
+    )
+
+
+def _entry_view(service: str, entry: Entry) -> ParkedView:
+    return ParkedView(
+        id=f"{service}:{entry.key}",
+        service=service,
+        kind="reaction" if entry.key.startswith("on/") else "command",
+        type=entry.handler,
+        reason=entry.error,
+        attempts=entry.attempts,
+        parked_at=entry.changed_at,
+        channel="",
+        attributes=attributes_of(entry.envelope),
+        body=entry.envelope.body,
+    )

@@ -1,0 +1,414 @@
+"""Does each command and each reaction exactly once, and keeps what came of it.
+
+There is one way in. A rule of this place, a call over HTTP, a message of a broker: each becomes an entry of the inbox,
+known by its key, and what follows is the same for all:
+
+* A ``def`` handler runs inside the transaction that keeps the entry: rows, outcome and outgoing messages commit together.
+* An ``async def`` handler runs outside of any transaction, on an entry that is kept already. What it did is recorded in
+  one transaction afterwards. After a crash it is called again with the same idempotency key.
+* A refusal, or an exception, takes back what the handler wrote. An exception is tried again later; when the attempts
+  are exhausted the participant refuses, if the saga may still be refused, and if it can be sure that nothing of its
+  remains. Otherwise the entry is parked and needs an operator.
+
+Everything that touches a `Tx` runs on the store's thread; the rest on the event loop. `After` carries what is to be done
+on the loop once the transaction is durable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from minuet.app import Handler, IdempotencyKey, NewId, Now, ReadModel
+from minuet.codec import HOPS_MAX, Codec, digest_of, explain, view_to_bytes
+from minuet.core.envelope import Envelope
+from minuet.core.errors import Conflict, MessageError, NotYet, Rejected
+from minuet.core.messages import Command, Event, Refusal, StepRefused, channel_of, name_of
+from minuet.core.retry import RetryPolicy
+from minuet.core.saga import COMPENSATED, COMPLETED
+from minuet.ports import Clock, Delivery, Entry, EntryState, Ids, ParkedMessage, Tx
+from minuet.runtime.reactor import Reactor, business_key, step_key
+
+REACTION = "on/"
+
+
+@dataclass(slots=True)
+class After:
+    """What the event loop does when the transaction is durable."""
+
+    start: list[Entry] = field(default_factory=list)
+    decided: list[Entry] = field(default_factory=list)
+    failed: list[Entry] = field(default_factory=list)
+
+
+class Lost(Exception):
+    """Another instance has taken the entry over; what this one did with it is rolled back."""
+
+
+class Participant:
+    """The synchronous half: everything that happens inside a transaction.
+
+    Args:
+        handlers: by command type, and by reaction name behind ``on/``.
+        provided: what handlers may ask for by type, besides the database handle.
+        publishes: False in the orchestrator, whose outcomes are published by the participants already.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        codec: Codec,
+        clock: Clock,
+        ids: Ids,
+        handlers: Mapping[str, Handler],
+        read_models: Sequence[ReadModel] = (),
+        *,
+        publishes: bool = True,
+    ) -> None:
+        self.reactor = reactor
+        self.codec = codec
+        self.clock = clock
+        self.ids = ids
+        self.handlers = handlers
+        self.provided: dict[type[Any], Any] = {}
+        self.publishes = publishes
+        self.place = reactor.place
+        self._read_models: dict[str, list[ReadModel]] = {}
+        for model in read_models:
+            self._read_models.setdefault(name_of(model.event), []).append(model)
+        self._reactions: dict[str, list[tuple[str, Handler]]] = {}
+        for name, handler in handlers.items():
+            if name.startswith(REACTION):
+                self._reactions.setdefault(name_of(handler.message), []).append((name, handler))
+
+    # -- messages from a transport -------------------------------------------------------------------------------------
+
+    def take_in(self, tx: Tx, deliveries: Sequence[Delivery]) -> tuple[After, list[Exception | None]]:
+        """Handle a batch, each message under its own savepoint; for each None, or why it has to come again."""
+        after = After()
+        problems: list[Exception | None] = []
+        for delivery in deliveries:
+            mine = After()
+            try:
+                with tx.savepoint():
+                    self._take_in_one(tx, delivery, mine)
+            except MessageError as reason:
+                self._park(tx, delivery, str(reason))
+            except Exception as error:  # what a handler raises is caught closer to it: this is the store, or a bug
+                problems.append(error)
+                continue
+            problems.append(None)
+            after.start += mine.start
+            after.decided += mine.decided
+            after.failed += mine.failed
+        return after, problems
+
+    def _take_in_one(self, tx: Tx, delivery: Delivery, after: After) -> None:
+        envelope = self.codec.envelope_of(
+            delivery.attributes, delivery.body, channel=delivery.channel, now=self.clock.now()
+        )
+        if envelope.hops > HOPS_MAX:
+            raise MessageError(f"{envelope.type} came over {envelope.hops} reactions: services react to each other in a circle")
+        event = self.codec.decode(envelope)
+        if not isinstance(event, Event):
+            raise MessageError(f"{envelope.type} is not an event; commands come over HTTP or from a saga")
+        self._hear(tx, envelope, event, after)
+
+    def _hear(self, tx: Tx, envelope: Envelope, event: Event, after: After) -> None:
+        for model in self._read_models.get(envelope.type, ()):
+            tx.read_models.put(name_of(model.query), model.key_of(event), view_to_bytes(model(event)))
+            after.start += tx.inbox.waiting_for(f"{name_of(model.query)}/{model.key_of(event)}")
+        for entry in self.reactor.learn(tx, envelope, event):
+            self._begin(tx, entry, after)
+        for name, _ in self._reactions.get(envelope.type, ()):
+            key = f"{name}/{envelope.source}/{envelope.id}"
+            self._begin(tx, Entry(key=key, handler=name, envelope=envelope, changed_at=self.clock.now()), after)
+
+    def _park(self, tx: Tx, delivery: Delivery, reason: str) -> None:
+        digest = digest_of(delivery.body)
+        message_id = f"{delivery.channel}/{delivery.attributes.get('id') or digest}"
+        tx.parked.add(
+            ParkedMessage(
+                id=message_id,
+                channel=delivery.channel,
+                attributes=delivery.attributes,
+                body=delivery.body,
+                reason=reason,
+                parked_at=self.clock.now(),
+            )
+        )
+
+    # -- commands handed in by somebody who waits for the answer -------------------------------------------------------
+
+    def accept(self, tx: Tx, envelope: Envelope, key: str) -> tuple[Entry, After]:
+        """The entry of this command, new or known; done already if its handler is a ``def``.
+
+        Raises:
+            Conflict: the key was used with another body.
+            Rejected: this service has no such command.
+            MessageError: the body does not fit.
+        """
+        if envelope.type not in self.handlers:
+            raise Rejected(f"{self.place} handles no {envelope.type}")
+        command = self.codec.decode(envelope)
+        assert isinstance(command, Command)
+        body = self.codec.encode(command, time=envelope.time)
+        digest = digest_of(body)
+        asked = f"ask/{envelope.type}/{key}" if key else ""
+        main = business_key(command) or (step_key(envelope.saga) if envelope.saga else asked or f"once/{envelope.id}")
+        after = After()
+        alias = asked if asked and envelope.saga is None and asked != main else ""
+        if alias:
+            known = tx.inbox.find(alias)
+            if known is not None and known.digest != digest:
+                raise Conflict(f"Idempotency-Key {key!r} was used for another {envelope.type}; nothing was done")
+        entry = tx.inbox.find(main)
+        if entry is None:
+            entry = Entry(
+                key=main, handler=envelope.type, envelope=replace(envelope, body=body), digest=digest, changed_at=self.clock.now()
+            )
+            self._begin(tx, entry, after)
+        elif entry.digest != digest if main == asked else not self._is_same(entry, command):
+            raise Conflict(f"{main} was asked before with other content; nothing was done")
+        elif entry.state is EntryState.DONE and envelope.saga is not None:
+            self._answer_again(tx, entry, envelope)
+        if alias:
+            # Only the digest counts: the outcome is found under the main key.
+            tx.inbox.add(replace(entry, key=alias, digest=digest, state=EntryState.DONE))
+        return entry, after
+
+    def _is_same(self, entry: Entry, command: Command) -> bool:
+        """Whether what is asked now says nothing else than what was asked first; it may leave out what is optional."""
+        if not entry.envelope.body:
+            return True
+        first = self.codec.decode(entry.envelope)
+        return all(getattr(first, name) == getattr(command, name) for name in command.model_fields_set)
+
+    def _answer_again(self, tx: Tx, entry: Entry, asked: Envelope) -> None:
+        """Tell this saga what was decided for somebody else: the same event, the same id, now in the saga's name."""
+        assert entry.answer is not None
+        if entry.answer.saga == asked.saga or not self.publishes:
+            return
+        event = self.codec.decode(entry.answer)
+        assert isinstance(event, Event)
+        tx.outbox.add(channel_of(event), replace(entry.answer, saga=asked.saga, key=asked.key))
+
+    # -- doing it ------------------------------------------------------------------------------------------------------
+
+    def _begin(self, tx: Tx, entry: Entry, after: After) -> None:
+        known = tx.inbox.find(entry.key)
+        if known is not None:
+            if known.state is EntryState.DONE and entry.envelope.saga is not None and known.answer is not None:
+                self._answer_again(tx, known, entry.envelope)
+            elif known.envelope.saga != entry.envelope.saga:
+                raise NotYet(f"{entry.key} is under way for somebody else")
+            return
+        handler = self.handlers.get(entry.handler)
+        if handler is None:
+            raise MessageError(f"{self.place} has no handler for {entry.handler}")
+        if handler.is_async or not entry.envelope.body:
+            tx.inbox.add(entry)
+            after.start.append(entry)
+        else:
+            self.perform(tx, entry, after)
+
+    def perform(self, tx: Tx, entry: Entry, after: After) -> None:
+        """Call the ``def`` handler of a due entry and record what comes of it."""
+        handler = self.handlers[entry.handler]
+        if self.is_late(entry):
+            self.refuse(tx, entry, "deadline passed", after)
+            return
+        try:
+            message = self.codec.decode(entry.envelope)
+            with tx.savepoint():
+                returned = handler.function(message, **self.arguments(handler, entry, tx))
+                outcome = self.checked(handler, returned)
+                if isinstance(outcome[0] if outcome else None, Refusal):
+                    raise _Refused(outcome)
+        except _Refused as refused:
+            outcome = refused.outcome
+        except Exception as error:
+            self.fail(tx, entry, error, after)
+            return
+        self.finish(tx, entry, outcome, after)
+
+    def arguments(self, handler: Handler, entry: Entry, tx: Tx | None) -> dict[str, Any]:
+        """What the handler asks for by annotation."""
+        found: dict[str, Any] = {}
+        for name, wanted in handler.wants.items():
+            if wanted in self.provided:
+                found[name] = self.provided[wanted]
+            elif wanted is IdempotencyKey:
+                found[name] = IdempotencyKey(entry.key)
+            elif wanted is NewId:
+                found[name] = NewId(self.ids.new())
+            elif wanted is Now:
+                found[name] = Now(self.clock.now())
+            elif tx is not None:
+                found[name] = tx.handle(wanted)
+            else:
+                raise TypeError(f"{handler.name} asks for {wanted.__name__}, but nothing provides one outside of a transaction")
+        return found
+
+    def checked(self, handler: Handler, returned: Any) -> tuple[Event, ...]:
+        outcome = returned if isinstance(returned, tuple) else () if returned is None else (returned,)
+        if not all(isinstance(one, Event) for one in outcome):
+            raise TypeError(f"{handler.name} returned {returned!r}, which is not an event")
+        if issubclass(handler.message, Command) and (not outcome or type(outcome[0]) not in handler.answers):
+            names = ", ".join(one.__name__ for one in handler.answers)
+            raise TypeError(f"{handler.name} returned {type(returned).__name__}; {name_of(handler.message)} is answered by {names}")
+        return outcome
+
+    def built(self, tx: Tx, entry: Entry, command: Command, after: After) -> bool:
+        """Keep the command that was built from queries, before anyone sees it. False: it was decided long ago."""
+        body = self.codec.encode(command, time=entry.envelope.time)
+        entry.envelope, entry.waits_for = replace(entry.envelope, body=body), None
+        key = (self.publishes and business_key(command)) or entry.key
+        known = tx.inbox.find(key) if key != entry.key else None
+        if known is not None and known.answer is None:
+            raise NotYet(f"{key} is under way for somebody else")
+        if known is not None and known.answer is not None:
+            event = self.codec.decode(known.answer)
+            assert isinstance(event, Event)
+            self.record(tx, entry, (event,), [replace(known.answer, saga=entry.envelope.saga)], after)
+            return False
+        if not (key == entry.key or tx.inbox.rename(entry, key)):
+            raise Lost(entry.key)
+        entry.key = key
+        if not tx.inbox.save(entry):
+            raise Lost(entry.key)
+        return True
+
+    # -- what came of it -----------------------------------------------------------------------------------------------
+
+    def finish(self, tx: Tx, entry: Entry, outcome: tuple[Event, ...], after: After) -> None:
+        """Record the outcome, publish it, and tell this place's own rules.
+
+        Raises:
+            Lost: another instance owns the entry now.
+        """
+        handler = self.handlers[entry.handler]
+        for recorder in handler.recorders if outcome else ():
+            recorder.function(outcome[0], **self.arguments(recorder, entry, tx))
+        answers = [self.envelope_for(event, entry, number) for number, event in enumerate(outcome)]
+        self.record(tx, entry, outcome, answers, after)
+
+    def record(
+        self, tx: Tx, entry: Entry, outcome: Sequence[Event], answers: Sequence[Envelope], after: After
+    ) -> None:
+        """As `finish`, with envelopes that exist already."""
+        entry.state = EntryState.DONE
+        entry.answer = answers[0] if answers else None
+        entry.error, entry.waits_for, entry.changed_at = "", None, self.clock.now()
+        if not tx.inbox.save(entry):
+            raise Lost(entry.key)
+        after.decided.append(entry)
+        for event, envelope in zip(outcome, answers, strict=True):
+            if self.publishes:
+                tx.outbox.add(channel_of(event), envelope)
+            if envelope.saga is not None and envelope.saga.step not in (COMPLETED, COMPENSATED):
+                for due in self.reactor.learn(tx, envelope, event):
+                    self._begin(tx, due, after)
+
+    def envelope_for(self, event: Event, entry: Entry, number: int) -> Envelope:
+        """The envelope of what a handler returned; ``number`` counts what it returned together."""
+        cause = entry.envelope
+        begins = self.reactor.begun_by(event)
+        now = self.clock.now()
+        is_answer = number == 0 and not entry.key.startswith(REACTION)
+        return Envelope(
+            id=entry.key if number == 0 else f"{entry.key}#{number}",
+            type=name_of(event),
+            source=self.place,
+            time=now,
+            body=self.codec.encode(event, time=now),
+            key=begins[0].id if begins else cause.key or entry.key,
+            version=event.__contract__.version,
+            saga=cause.saga if is_answer else None,
+            begins=begins,
+            correlation=cause.correlation or cause.id,
+            causation=cause.id,
+            traceparent=cause.traceparent,
+            hops=cause.hops + 1,
+        )
+
+    def fail(self, tx: Tx, entry: Entry, error: Exception, after: After) -> None:
+        """Keep the failed attempt, and decide between another one, a refusal, and an operator.
+
+        Raises:
+            Lost: another instance owns the entry now.
+        """
+        entry.changed_at = self.clock.now()
+        entry.error = describe(error)
+        if isinstance(error, NotYet):
+            delay = error.retry_after_s * (0.75 + 0.5 * self.ids.chance())
+        else:
+            entry.attempts += 1
+            retry = self.retry_of(entry)
+            delay = retry.delay_s(min(entry.attempts, retry.attempts_max), self.ids.chance())
+            if isinstance(error, Rejected | MessageError) or retry.exhausted(entry.attempts):
+                if self._give_up(tx, entry, after):
+                    return
+                if entry.state is EntryState.PARKED:
+                    delay = 0.0
+        entry.due_at = self.clock.now() + delay
+        if not tx.inbox.save(entry):
+            raise Lost(entry.key)
+        if entry.state is EntryState.DUE:
+            after.start.append(entry)
+        after.failed.append(entry)
+
+    def retry_of(self, entry: Entry) -> RetryPolicy:
+        """The step's policy if its saga states one, else the handler's."""
+        saga = entry.envelope.saga
+        stated = self.reactor.rule_of(saga).retry if saga is not None else None
+        return stated or self.handlers[entry.handler].retry
+
+    def is_exhausted(self, entry: Entry) -> bool:
+        """Whether what is left to do is not the command but making sure that nothing of it remains."""
+        handler = self.handlers[entry.handler]
+        return bool(handler.last_resorts) and entry.envelope.may_refuse and self.retry_of(entry).exhausted(entry.attempts)
+
+    def _give_up(self, tx: Tx, entry: Entry, after: After) -> bool:
+        """Refuse if that is still possible and true. False: go on, or parked (the entry's state says which)."""
+        handler = self.handlers[entry.handler]
+        may_refuse = entry.envelope.may_refuse and not entry.key.startswith(REACTION)
+        attempts_max = self.retry_of(entry).attempts_max
+        if may_refuse and (not handler.is_async or not entry.envelope.body):
+            self.refuse(tx, entry, "retries exhausted", after)
+            return True
+        if may_refuse and handler.last_resorts and entry.attempts < 2 * attempts_max:
+            entry.attempts = max(entry.attempts, attempts_max)
+            return False
+        entry.state = EntryState.PARKED
+        return False
+
+    def refuse(self, tx: Tx, entry: Entry, reason: str, after: After) -> None:
+        """Record a refusal in the name of the service that the command is for."""
+        refusal = StepRefused(
+            service=self.service_of(entry), command=entry.handler, reason=reason, detail=entry.error
+        )
+        envelope = self.envelope_for(refusal, entry, 0)
+        if not self.publishes:  # it never reached its participant, so nobody else publishes it
+            tx.outbox.add(channel_of(refusal), envelope)
+        self.record(tx, entry, (refusal,), [envelope], after)
+
+    def service_of(self, entry: Entry) -> str:
+        return self.handlers[entry.handler].message.__contract__.service or self.place
+
+    def is_late(self, entry: Entry) -> bool:
+        expires = entry.envelope.expires
+        return expires is not None and entry.envelope.may_refuse and entry.attempts == 0 and self.clock.now() > expires
+
+
+class _Refused(Exception):
+    """Carries a refusal out of the savepoint that it rolls back."""
+
+    def __init__(self, outcome: tuple[Event, ...]) -> None:
+        self.outcome = outcome
+
+
+def describe(error: Exception) -> str:
+    """An error in one line for the record. Never the whole traceback, which may hold secrets."""
+    return f"{type(error).__name__}: {explain(error)}"[:500]

@@ -1,0 +1,264 @@
+"""A place where commands are done: a running service, or the orchestrator.
+
+`Participant` is what happens inside the store's transactions; this is the event loop's side of it: callers who wait,
+``async`` handlers under way, timers for the next attempt, and taking over what a dead instance left behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
+from typing import Any
+
+from minuet.app import Handler
+from minuet.codec import Codec
+from minuet.core.envelope import Envelope
+from minuet.core.errors import NotFound, NotYet, Rejected
+from minuet.core.messages import Event, Query, View, name_of
+from minuet.ports import Clock, Delivery, Entry, EntryState, Store, Tx
+from minuet.runtime.gather import Gatherer
+from minuet.runtime.participant import After, Lost, Participant
+from minuet.runtime.timers import Timers
+from minuet.runtime.waiters import Waiters, not_yet
+
+log = logging.getLogger("minuet.place")
+
+FIRST_ATTEMPT_S = 10.0
+# Another process does it, and nothing here will be told when it is done.
+ELSEWHERE_S = 0.2
+UNDER_WAY_MAX = 256
+TAKE_MAX = 200
+
+Performed = Sequence[Event] | Envelope
+"""What came of an entry: a handler's events, or the envelope of an answer that a participant recorded."""
+
+
+class Place:
+    """One service (or the orchestrator) at work in this process. It is the service's `Desk`.
+
+    Attributes:
+        perform: does an entry outside of any transaction: calls its ``async`` handler, or asks its participant.
+        touched: told of each entry that was decided, or failed.
+
+    Args:
+        queries: the handlers of the service's queries, by query class.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        participant: Participant,
+        gatherer: Gatherer,
+        codec: Codec,
+        clock: Clock,
+        queries: dict[type[Query], Handler],
+    ) -> None:
+        self.store = store
+        self.participant = participant
+        self.name = participant.place
+        self.gatherer = gatherer
+        self.codec = codec
+        self.clock = clock
+        self.queries = queries
+        self.perform: Callable[[Entry], Awaitable[Performed]] = self.call_handler
+        self.touched: Callable[[Entry], None] = lambda entry: None
+        self._waiters = Waiters()
+        self._timers = Timers()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._under_way: set[str] = set()
+        self._room = asyncio.Semaphore(UNDER_WAY_MAX)
+        self._is_draining = False
+
+    # -- handed in by a caller -----------------------------------------------------------------------------------------
+
+    async def ask(self, command: Envelope, *, key: str, wait_s: float) -> Envelope:
+        """See `minuet.runtime.desk.Desk.ask`."""
+        if self._is_draining:
+            raise NotYet(f"{self.name} is being stopped; ask again with the same key", retry_after_s=0.5)
+        entry, after = await self.store.transact(lambda tx: self.participant.accept(tx, command, key))
+        if entry.state is EntryState.DONE:
+            self.follow_up(after)
+            return _answer(entry)
+        with self._waiters.waiting(entry.key, patient=wait_s > 0) as decided:
+            self.follow_up(after)
+            is_elsewhere = entry.owner not in (None, self.store.instance)
+            patience_s = ELSEWHERE_S if is_elsewhere else wait_s or FIRST_ATTEMPT_S
+            try:
+                return _answer(await asyncio.wait_for(decided, patience_s))
+            except TimeoutError:
+                raise NotYet(not_yet(entry), retry_after_s=ELSEWHERE_S) from None
+
+    async def read(self, query: Query) -> View:
+        """See `minuet.runtime.desk.Desk.read`."""
+        handler = self.queries.get(type(query))
+        if handler is None:
+            raise Rejected(f"{self.name} does not answer {name_of(query)}")
+
+        def work(tx: Tx) -> Any:
+            entry = Entry(key="", handler="", envelope=_NO_ENVELOPE)
+            return handler.function(query, **self.participant.arguments(handler, entry, tx))
+
+        view = await self.store.transact(work, reads_only=True)
+        if view is None:
+            raise NotFound(f"{name_of(query)}: there is no such thing")
+        if not isinstance(view, query.__answer__):
+            raise TypeError(f"{handler.name} returned {type(view).__name__}; {name_of(query)} is answered by {query.__answer__.__name__}")
+        return view
+
+    async def take_in(self, deliveries: Sequence[Delivery]) -> list[Exception | None]:
+        """Handle what a transport delivered; for each None once it is kept, or why it has to come again."""
+        after, problems = await self.store.transact(lambda tx: self.participant.take_in(tx, deliveries))
+        self.follow_up(after)
+        return problems
+
+    # -- after a commit ------------------------------------------------------------------------------------------------
+
+    def follow_up(self, after: After) -> None:
+        """Do what a durable transaction left to do: tell who waits, begin what is due, time what is due later."""
+        for entry in after.decided:
+            self._timers.cancel(entry.key)
+            self._waiters.decided(entry)
+            self.touched(entry)
+        now = self.clock.now()
+        for entry in after.failed:
+            self._waiters.failed(entry, max(0.0, entry.due_at - now))
+            self.touched(entry)
+        for entry in after.start:
+            if entry.due_at > now:
+                self._timers.after(entry.due_at - now, entry.key, lambda entry=entry: self.begin(entry))  # type: ignore[misc]
+            else:
+                self.begin(entry)
+
+    def begin(self, entry: Entry) -> None:
+        """Work on a due entry that this instance owns, unless it is being worked on, or this place is draining."""
+        if entry.key in self._under_way or self._is_draining:
+            return
+        self._under_way.add(entry.key)
+        self._spawn(self._work_on(entry, entry.key))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _work_on(self, entry: Entry, key: str) -> None:
+        after = After()
+        try:
+            async with self._room:
+                after = await self._attempt(entry)
+        except Lost:
+            log.info("%s: another instance does %s", self.name, key)
+        except Exception as error:
+            # The store itself failed. The entry is still due there, and this instance still owns it.
+            log.warning("%s: cannot keep what came of %s, trying again: %s", self.name, key, error)
+            entry.due_at = self.clock.now() + 1.0
+            after.start.append(entry)
+        finally:
+            self._under_way.discard(key)
+        self.follow_up(after)
+
+    async def _attempt(self, entry: Entry) -> After:
+        try:
+            if not entry.envelope.body and not await self._build(entry):
+                return After()
+            if not self.participant.handlers[entry.handler].is_async:
+                return await self._in_transaction(entry, self.participant.perform)
+            if self.participant.is_late(entry):
+                return await self._in_transaction(entry, self._refuse_late)
+            if self.participant.is_exhausted(entry):
+                await self.last_resort(entry)
+                return await self._in_transaction(entry, self._refuse_exhausted)
+            performed = await self.perform(entry)
+            return await self._in_transaction(entry, lambda tx, entry, after: self._record(tx, entry, performed, after))
+        except Lost:
+            raise
+        except Exception as error:
+            problem = error
+        return await self._in_transaction(entry, lambda tx, entry, after: self.participant.fail(tx, entry, problem, after))
+
+    async def _in_transaction(self, entry: Entry, work: Callable[[Tx, Entry, After], object]) -> After:
+        def run(tx: Tx) -> After:
+            after = After()
+            # A copy: if the commit fails, the entry must be as it was.
+            work(tx, replace(entry), after)
+            return after
+
+        return await self.store.transact(run)
+
+    def _record(self, tx: Tx, entry: Entry, performed: Performed, after: After) -> None:
+        if isinstance(performed, Envelope):
+            event = self.codec.decode(performed)
+            assert isinstance(event, Event)
+            self.participant.record(tx, entry, (event,), [replace(performed, saga=entry.envelope.saga)], after)
+        else:
+            self.participant.finish(tx, entry, tuple(performed), after)
+
+    def _refuse_late(self, tx: Tx, entry: Entry, after: After) -> None:
+        self.participant.refuse(tx, entry, "deadline passed", after)
+
+    def _refuse_exhausted(self, tx: Tx, entry: Entry, after: After) -> None:
+        self.participant.refuse(tx, entry, "retries exhausted", after)
+
+    async def last_resort(self, entry: Entry) -> None:
+        """Have the handler make sure that nothing of the command remains."""
+        (handler,) = self.participant.handlers[entry.handler].last_resorts
+        await handler.function(self.codec.decode(entry.envelope), **self.participant.arguments(handler, entry, None))
+
+    async def call_handler(self, entry: Entry) -> Performed:
+        """Call the ``async`` handler of an entry."""
+        handler = self.participant.handlers[entry.handler]
+        message = self.codec.decode(entry.envelope)
+        returned = await handler.function(message, **self.participant.arguments(handler, entry, None))
+        return self.participant.checked(handler, returned)
+
+    async def _build(self, entry: Entry) -> bool:
+        """Put the command together from what is known and what is asked. False: not now, or no longer needed."""
+        command = await self.gatherer.command_for(entry)
+        if command is None:
+            return False
+        is_wanted = True
+
+        def keep(tx: Tx, built: Entry, after: After) -> None:
+            nonlocal is_wanted
+            is_wanted = self.participant.built(tx, built, command, after)
+            entry.key, entry.envelope, entry.waits_for = built.key, built.envelope, built.waits_for
+
+        after = await self._in_transaction(entry, keep)
+        self.follow_up(after)
+        return is_wanted
+
+    # -- from start to end ---------------------------------------------------------------------------------------------
+
+    async def recover(self) -> int:
+        """Take over what instances that are gone left due here; how many entries that were."""
+        entries = await self.store.transact(lambda tx: tx.inbox.take(TAKE_MAX))
+        self.follow_up(After(start=list(entries)))
+        return len(entries)
+
+    async def drain(self) -> None:
+        """Begin nothing new; wait for what is under way, and leave the rest to others."""
+        self._is_draining = True
+        self._timers.cancel_all()
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
+
+    async def stop(self, grace_s: float) -> None:
+        """Drain for so many seconds, then cut off what is still under way; it is done again with the same key."""
+        try:
+            await asyncio.wait_for(self.drain(), grace_s)
+        except TimeoutError:
+            for task in tuple(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.store.transact(lambda tx: tx.inbox.release())
+
+
+def _answer(entry: Entry) -> Envelope:
+    if entry.answer is None:
+        raise NotYet(not_yet(entry))
+    return entry.answer
+
+
+_NO_ENVELOPE = Envelope(id="", type="", source="", time=0.0, body=b"")

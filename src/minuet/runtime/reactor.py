@@ -1,0 +1,217 @@
+"""Evaluates the rules of one place: a service's own in choreography, all of them in the orchestrator.
+
+A place is told a message and answers with the commands that became due. What it knows is in its store; this file only
+says which literals a message makes known, and under which definition and coordination.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from minuet.app import App, ReadModel
+from minuet.codec import Codec
+from minuet.core.compile import BEGUN, Rule
+from minuet.core.coordinator import infer, literal_of, newly_due
+from minuet.core.envelope import Envelope, SagaRef
+from minuet.core.errors import MessageError
+from minuet.core.formula import Literal
+from minuet.core.messages import Command, Event, Query, name_of
+from minuet.core.projection import Coordination, project
+from minuet.core.saga import BEGIN, Saga
+from minuet.ports import Clock, Entry, Subscription, Tx
+
+ORCHESTRATOR = "orchestrator"
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """What a message makes known, and of which saga."""
+
+    saga: Saga
+    ref: SagaRef
+    literal: Literal
+
+
+def step_key(saga: SagaRef) -> str:
+    """Names a command that a rule sends: the same wherever the rule is evaluated, and however often."""
+    return f"{saga.name}/{saga.id}/{saga.step}"
+
+
+def business_key(command: Command) -> str:
+    """Names a command by its contract's key; empty if it declares none, or leaves a part of it out."""
+    values = [getattr(command, field) for field in command.__contract__.key]
+    if not values or any(value is None for value in values):
+        return ""
+    return "/".join((name_of(command), *map(str, values)))
+
+
+class Reactor:
+    """The rules of one place.
+
+    Args:
+        place: a service's name, or `ORCHESTRATOR`.
+        coordination_of: how a saga that begins now is coordinated.
+    """
+
+    def __init__(
+        self, app: App, codec: Codec, clock: Clock, place: str, coordination_of: Callable[[str], Coordination]
+    ) -> None:
+        self.app = app
+        self.codec = codec
+        self.clock = clock
+        self.place = place
+        self.coordination_of = coordination_of
+        self.acts_in = Coordination.ORCHESTRATION if place == ORCHESTRATOR else Coordination.CHOREOGRAPHY
+        self._rules: dict[str, dict[Literal, tuple[Rule, ...]]] = {
+            saga.fingerprint: self._index(saga) for saga in app.sagas
+        }
+
+    def _index(self, saga: Saga) -> dict[Literal, tuple[Rule, ...]]:
+        mine = saga.rules.every if self.place == ORCHESTRATOR else project(saga.rules, self.place)
+        literals = {literal for rule in mine for literal in rule.needs}
+        return {literal: tuple(rule for rule in mine if literal in rule.needs) for literal in literals}
+
+    # -- what a message means here -------------------------------------------------------------------------------------
+
+    def facts(self, envelope: Envelope, event: Event) -> Iterator[Fact]:
+        """What the event makes known to the rules of this place.
+
+        Raises:
+            MessageError: it belongs to a definition that nobody here has, or several steps can have caused it.
+        """
+        for saga in self.app.current_sagas.values():
+            if isinstance(event, saga.begins_with):
+                yield from self._beginning(saga, envelope, event)
+            elif envelope.saga is not None and envelope.saga.name == saga.name:
+                definition = self._definition(envelope.saga)
+                yield from self._fact(definition, envelope.saga, literal_of(envelope.saga.step, type(event)))
+            elif envelope.saga is None and envelope.source not in self.app.services:
+                # What our own services publish outside of a saga was asked for by somebody who coordinates it himself.
+                yield from self._inferred(saga, envelope, event)
+
+    def _beginning(self, saga: Saga, envelope: Envelope, event: Event) -> Iterator[Fact]:
+        ref = next((one for one in envelope.begins if one.name == saga.name), None)
+        if ref is None:
+            if envelope.begins or envelope.source in self.app.services:
+                return
+            ref = self.begin(saga, event)
+        yield from self._fact(self._definition(ref), ref, BEGUN)
+
+    def _inferred(self, saga: Saga, envelope: Envelope, event: Event) -> Iterator[Fact]:
+        literal = infer(saga.rules, type(event))
+        if literal is None:
+            return
+        saga_id = envelope.key or getattr(event, saga.key, None)
+        if not saga_id:
+            raise MessageError(f"{envelope.type} says neither {saga.key} nor ce-sagaid, so its {saga.name} is unknown")
+        ref = SagaRef(saga.name, str(saga_id), saga.fingerprint, self.coordination_of(saga.name), literal.step)
+        yield from self._fact(saga, ref, literal)
+
+    def _fact(self, saga: Saga, ref: SagaRef, literal: Literal) -> Iterator[Fact]:
+        if ref.coordination is self.acts_in and literal in self._rules[saga.fingerprint]:
+            yield Fact(saga, ref, literal)
+
+    def _definition(self, ref: SagaRef) -> Saga:
+        saga = self.app.saga(ref.name, ref.definition)
+        if saga is None:
+            raise MessageError(
+                f"{ref.name} {ref.id} began under definition {ref.definition}, which this app does not have; add that saga to App(sagas=...)"
+            )
+        return saga
+
+    def begin(self, saga: Saga, event: Event) -> SagaRef:
+        """The saga that this event begins, under today's definition and coordination."""
+        return SagaRef(saga.name, str(getattr(event, saga.key)), saga.fingerprint, self.coordination_of(saga.name), BEGIN)
+
+    def begun_by(self, event: Event) -> tuple[SagaRef, ...]:
+        """Every saga that an event published here begins."""
+        return tuple(self.begin(saga, event) for saga in self.app.current_sagas.values() if isinstance(event, saga.begins_with))
+
+    # -- what becomes due ----------------------------------------------------------------------------------------------
+
+    def learn(self, tx: Tx, envelope: Envelope, event: Event) -> list[Entry]:
+        """Remember what the event makes known; the commands that became due by it, not yet in the inbox."""
+        due: list[Entry] = []
+        for fact in self.facts(envelope, event):
+            known = tx.known.learn(fact.ref.name, fact.ref.id, fact.literal, envelope)
+            if known is None:
+                continue
+            for rule in newly_due(self._rules[fact.saga.fingerprint][fact.literal], known, fact.literal):
+                due.append(self.entry_for(rule, fact, known, envelope))
+        return due
+
+    def entry_for(self, rule: Rule, fact: Fact, known: Mapping[Literal, Envelope], cause: Envelope) -> Entry:
+        """The inbox entry for a rule's command, built already unless it has a query to ask first."""
+        ref = SagaRef(fact.ref.name, fact.ref.id, fact.ref.definition, fact.ref.coordination, rule.id)
+        now = self.clock.now()
+        key, body = step_key(ref), b""
+        if not rule.recipe.queries:
+            command = rule.recipe.build(self.decoded(rule, known), {})
+            body = self.codec.encode(command, time=now)
+            # The orchestrator does not do it, it asks: each saga's asking is a thing of its own.
+            key = (self.place != ORCHESTRATOR and business_key(command)) or key
+        envelope = Envelope(
+            id=step_key(ref),
+            type=name_of(rule.command),
+            source=self.place,
+            time=now,
+            body=body,
+            key=ref.id,
+            version=rule.command.__contract__.version,
+            saga=ref,
+            correlation=cause.correlation or cause.id,
+            causation=cause.id,
+            traceparent=cause.traceparent,
+            expires=now + rule.deadline.total_seconds() if rule.deadline else None,
+            may_refuse=rule.may_refuse,
+            hops=cause.hops + 1,
+        )
+        return Entry(key=key, handler=envelope.type, envelope=envelope, changed_at=now)
+
+    def asks(self, query: type[Query]) -> bool:
+        """Whether a rule of this place builds its command from the query."""
+        rules = (rule for index in self._rules.values() for rules in index.values() for rule in rules)
+        return any(fields.message is query for rule in rules for fields in rule.recipe.queries.values())
+
+    def rule_of(self, ref: SagaRef) -> Rule:
+        rule = self._definition(ref).rules.rule(ref.step)
+        if rule is None:
+            raise MessageError(f"{ref.name} {ref.id}: definition {ref.definition} has no step {ref.step}")
+        return rule
+
+    def decoded(self, rule: Rule, known: Mapping[Literal, Envelope]) -> dict[Literal, Event]:
+        """The known messages that the rule's command is built from."""
+        wanted = rule.recipe.needs.union(*rule.recipe.needs_any)
+        return {literal: self.codec.decode(known[literal]) for literal in wanted if literal in known}  # type: ignore[misc]
+
+    # -- what to listen to ---------------------------------------------------------------------------------------------
+
+    def subscription(self, read_models: Iterable[ReadModel]) -> Subscription:
+        """The messages that this place's rules, reactions and read models look at, by channel."""
+        wanted: dict[str, dict[str, Coordination | None]] = {}
+
+        def want(channel: str, event: type[Event], coordination: Coordination | None) -> None:
+            types = wanted.setdefault(channel, {})
+            name = name_of(event)
+            types[name] = coordination if types.get(name, coordination) is coordination else None
+
+        for saga in self.app.sagas:
+            for literal in self._rules[saga.fingerprint]:
+                for channel, event in self._heard(saga, literal):
+                    want(channel, event, self.acts_in)
+        service = self.app.services.get(self.place)
+        for reaction in service.reactions if service else ():
+            assert issubclass(reaction.message, Event)
+            want(reaction.message.__contract__.channel, reaction.message, None)
+        for model in read_models:
+            want(model.event.__contract__.channel, model.event, None)
+        return Subscription(group=self.place, wanted=wanted, understood=frozenset(self.codec.types))
+
+    def _heard(self, saga: Saga, literal: Literal) -> Iterator[tuple[str, type[Event]]]:
+        # The answers to one's own commands are learnt when they are recorded, not heard over a transport.
+        performer = next((rule.service for rule in saga.rules.every if literal.step == rule.id.partition("/")[0]), None)
+        if literal != BEGUN and self.place in (performer, ORCHESTRATOR):
+            return
+        for event in saga.rules.events[literal]:
+            yield event.__contract__.channel if event.__name__ != "StepRefused" else f"{performer}.refused", event

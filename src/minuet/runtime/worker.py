@@ -1,0 +1,114 @@
+"""Keeps a place running: hears messages, publishes what was committed, looks for what others left, stops in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from minuet.core.errors import NotYet
+from minuet.core.retry import RetryPolicy
+from minuet.ports import Again, Delivery, Done, Ids, Transport
+from minuet.runtime.place import TAKE_MAX, Place
+from minuet.runtime.relay import BATCH_MAX, Relay
+
+log = logging.getLogger("minuet.worker")
+
+DELIVERIES_MAX = 128
+SWEEP_S = 1.0
+BACKOFF = RetryPolicy(first_s=0.05, delay_max_s=5.0)
+
+
+class Worker:
+    """A place with its relay and the transports it hears.
+
+    Args:
+        hears: every transport on which the place's group has something to receive.
+        grace_s: how long a stop waits for what is under way.
+    """
+
+    def __init__(self, place: Place, relay: Relay, hears: Sequence[Transport], ids: Ids, *, grace_s: float = 10.0) -> None:
+        self.place = place
+        self.relay = relay
+        self.hears = hears
+        self.ids = ids
+        self.grace_s = grace_s
+        self._look = asyncio.Event()
+        self._relay_task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Begin: first with what was left behind, then with what comes."""
+        self.place.store.committed = self.relay.hand_over
+        self.place.store.disturbed = self._look.set
+        loop = asyncio.get_running_loop()
+        self._relay_task = loop.create_task(self.relay.run(), name=f"{self.place.name}: relay")
+        await self._sweep()
+        self._tasks = [loop.create_task(self._recover_for_ever(), name=f"{self.place.name}: recovery")]
+        self._tasks += [loop.create_task(self._hear(transport), name=f"{self.place.name}: hear") for transport in self.hears]
+
+    async def stop(self) -> None:
+        """Take nothing more in, let what is under way end, publish what was committed."""
+        await _cancel(self._tasks)
+        await self.place.stop(self.grace_s)
+        if self._relay_task is not None:
+            try:
+                await asyncio.wait_for(self.relay.drained(), self.grace_s)
+            except TimeoutError:
+                log.warning("%s: stopped with messages in its outbox; they go out at the next start", self.place.name)
+            await _cancel([self._relay_task])
+
+    async def _hear(self, transport: Transport) -> None:
+        failures = 0
+        while True:
+            try:
+                deliveries = await transport.receive(self.place.name, DELIVERIES_MAX)
+                await transport.settle(await self._handle(deliveries))
+                failures = 0
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                failures += 1
+                log.warning("%s: cannot receive, trying again: %s", self.place.name, error)
+                await asyncio.sleep(BACKOFF.delay_s(failures, self.ids.chance()))
+
+    async def _handle(self, deliveries: Sequence[Delivery]) -> list[tuple[Delivery, Done | Again]]:
+        try:
+            problems = await self.place.take_in(deliveries)
+        except Exception as error:  # the commit failed: nothing of the batch was kept
+            problems = [error] * len(deliveries)
+        return [(delivery, self._settlement(delivery, problem)) for delivery, problem in zip(deliveries, problems, strict=True)]
+
+    def _settlement(self, delivery: Delivery, problem: Exception | None) -> Done | Again:
+        if problem is None:
+            return Done()
+        if not isinstance(problem, NotYet):
+            log.warning("%s: cannot take in %s yet: %r", self.place.name, delivery.attributes.get("id", delivery.channel), problem)
+        return Again(BACKOFF.delay_s(max(1, delivery.deliveries), self.ids.chance()))
+
+    async def _recover_for_ever(self) -> None:
+        while True:
+            try:
+                await asyncio.wait_for(self._look.wait(), SWEEP_S)
+            except TimeoutError:
+                pass
+            self._look.clear()
+            try:
+                await self._sweep()
+            except Exception as error:
+                log.warning("%s: cannot look for what others left: %s", self.place.name, error)
+
+    async def _sweep(self) -> None:
+        while await self.place.recover() == TAKE_MAX:
+            pass
+        while True:
+            left = await self.place.store.transact(lambda tx: tx.outbox.take(BATCH_MAX))
+            self.relay.hand_over(left)
+            if len(left) < BATCH_MAX:
+                return
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
