@@ -78,7 +78,9 @@ class Handler:
         if not self.is_async:
             raise DefinitionError(f"{self.name} is not async: it writes in its own transaction and needs no on_outcome")
         if inspect.iscoroutinefunction(function):
-            raise DefinitionError(f"{function.__name__}, the on_outcome of {self.name}, runs in the transaction; make it a plain def")
+            raise DefinitionError(
+                f"{function.__name__}, the on_outcome of {self.name}, runs in the transaction; make it a plain def"
+            )
         if self.recorders:
             raise DefinitionError(f"{self.name} has an on_outcome already: {self.recorders[0].name}")
         _, wants = _parameters(function)
@@ -92,10 +94,14 @@ class Handler:
         the command then; without it, the command waits for an operator.
         """
         if not self.is_async or not inspect.iscoroutinefunction(function):
-            raise DefinitionError(f"{function.__name__}: on_exhausted is an async def, for an async handler; a def is rolled back anyway")
+            raise DefinitionError(
+                f"{function.__name__}: on_exhausted is an async def, for an async handler; a def is rolled back anyway"
+            )
         first, wants = _parameters(function)
         if first is not self.message:
-            raise DefinitionError(f"the first parameter of {function.__name__} must be annotated with {name_of(self.message)}")
+            raise DefinitionError(
+                f"the first parameter of {function.__name__} must be annotated with {name_of(self.message)}"
+            )
         self.last_resorts.append(Handler(self.service, function.__name__, function, self.message, wants, True, ()))
         return function
 
@@ -119,7 +125,9 @@ class Service:
         self.providers: dict[type[Any], Callable[..., AsyncIterator[Any]]] = {}
         self.mounted: Callable[[Deployment], Any] | None = None
 
-    def handles(self, command: type[Command], *, retry: RetryPolicy | None = None) -> Callable[[Callable[..., Any]], Handler]:
+    def handles(
+        self, command: type[Command], *, retry: RetryPolicy | None = None
+    ) -> Callable[[Callable[..., Any]], Handler]:
         """Declare the handler of a command: it returns one of the command's answers.
 
         A ``def`` runs inside the service's transaction; a refusal it returns, or an exception, takes back what it
@@ -127,9 +135,13 @@ class Service:
         An exception is a technical fault: the handler is called again, as ``retry`` says.
         """
         if not (isinstance(command, type) and issubclass(command, Command)):
-            raise DefinitionError(f"{self.name}.handles({command!r}): not a Command class; @{self.name}.on(...) takes events")
+            raise DefinitionError(
+                f"{self.name}.handles({command!r}): not a Command class; @{self.name}.on(...) takes events"
+            )
         if command.__contract__.service != self.name:
-            raise DefinitionError(f"{name_of(command)} is a command to {command.__contract__.service}, not to {self.name}")
+            raise DefinitionError(
+                f"{name_of(command)} is a command to {command.__contract__.service}, not to {self.name}"
+            )
 
         def declare(function: Callable[..., Any]) -> Handler:
             if command in self.commands:
@@ -150,7 +162,9 @@ class Service:
 
         def declare(function: Callable[..., Any]) -> Handler:
             if query in self.queries:
-                raise DefinitionError(f"{name_of(query)} has two handlers, {self.queries[query].name} and {function.__name__}")
+                raise DefinitionError(
+                    f"{name_of(query)} has two handlers, {self.queries[query].name} and {function.__name__}"
+                )
             if inspect.iscoroutinefunction(function):
                 raise DefinitionError(f"{function.__name__} reads the service's own database, so it is a plain def")
             self.queries[query] = self._handler(function, query, (), None)
@@ -161,11 +175,15 @@ class Service:
     def on(self, event: type[Event], *, retry: RetryPolicy | None = None) -> Callable[[Callable[..., Any]], Handler]:
         """Declare a free-standing reaction to an event, done once for each. It may return events, which are published."""
         if not (isinstance(event, type) and issubclass(event, Event)):
-            raise DefinitionError(f"{self.name}.on({event!r}): not an Event class; @{self.name}.handles(...) takes commands")
+            raise DefinitionError(
+                f"{self.name}.on({event!r}): not an Event class; @{self.name}.handles(...) takes commands"
+            )
 
         def declare(function: Callable[..., Any]) -> Handler:
             if any(one.name == function.__name__ for one in self.reactions):
-                raise DefinitionError(f"{self.name} has two reactions named {function.__name__}; a reaction is known by its name")
+                raise DefinitionError(
+                    f"{self.name} has two reactions named {function.__name__}; a reaction is known by its name"
+                )
             handler = self._handler(function, event, tuple(_returned(function)), retry)
             self.reactions.append(handler)
             return handler
@@ -179,8 +197,11 @@ class Service:
         """
         returns = typing.get_type_hints(factory).get("return")
         made = typing.get_args(returns)
-        if not inspect.isasyncgenfunction(factory) or not made or not isinstance(made[0], type):
-            raise DefinitionError(f"{factory.__name__} must be an async generator annotated with -> AsyncIterator[WhatItProvides]")
+        is_generator: bool = inspect.isasyncgenfunction(factory)
+        if not is_generator or not made or not isinstance(made[0], type):
+            raise DefinitionError(
+                f"{factory.__name__} must be an async generator annotated with -> AsyncIterator[WhatItProvides]"
+            )
         self.providers[made[0]] = factory
         return factory
 
@@ -190,7 +211,11 @@ class Service:
         return factory
 
     def _handler(
-        self, function: Callable[..., Any], message: type[Message], answers: tuple[type[Event], ...], retry: RetryPolicy | None
+        self,
+        function: Callable[..., Any],
+        message: type[Message],
+        answers: tuple[type[Event], ...],
+        retry: RetryPolicy | None,
     ) -> Handler:
         first, wants = _parameters(function)
         if first is not message and not (isinstance(first, type) and issubclass(message, first)):
@@ -198,7 +223,9 @@ class Service:
                 f"the first parameter of {function.__name__} must be annotated with {name_of(message)}, not {getattr(first, '__name__', first)}"
             )
         is_async = inspect.iscoroutinefunction(function)
-        return Handler(self.name, function.__name__, function, message, wants, is_async, answers, retry or RetryPolicy())
+        return Handler(
+            self.name, function.__name__, function, message, wants, is_async, answers, retry or RetryPolicy()
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -229,7 +256,9 @@ def read_model(query: type[Query]) -> Callable[[Callable[..., View]], ReadModel]
             raise DefinitionError(f"the parameter of {function.__name__} must be annotated with an event")
         missing = set(query.model_fields) - set(event.model_fields)
         if missing:
-            raise DefinitionError(f"{name_of(event)} has no field {sorted(missing)[0]!r}, so it does not say which {name_of(query)} it is about")
+            raise DefinitionError(
+                f"{name_of(event)} has no field {sorted(missing)[0]!r}, so it does not say which {name_of(query)} it is about"
+            )
         return ReadModel(query, event, function)
 
     return declare
@@ -266,20 +295,18 @@ class App:
             raise DefinitionError(f"app {name} has two services of one name")
         self.sagas = tuple(sagas)
         self.read_models = tuple(read_models)
-        check_sagas(saga for saga in self.current_sagas.values())
+        #: The definition under which each saga begins, by name.
+        self.current_sagas = {saga.name: saga for saga in reversed(self.sagas)}
+        self._definitions = {(saga.name, saga.fingerprint): saga for saga in self.sagas}
+        check_sagas(self.current_sagas.values())
         for saga in sagas:
             self._check_handled(saga)
-
-    @property
-    def current_sagas(self) -> dict[str, Saga]:
-        """The definition under which each saga begins, by name."""
-        return {saga.name: saga for saga in reversed(self.sagas)}
 
     def saga(self, name: str, definition: str = "") -> Saga | None:
         """The saga with this fingerprint; without one, the current definition."""
         if not definition:
             return self.current_sagas.get(name)
-        return next((saga for saga in self.sagas if saga.name == name and saga.fingerprint == definition), None)
+        return self._definitions.get((name, definition))
 
     def messages(self) -> Iterable[type[Message]]:
         """Every message class of the app."""
@@ -329,18 +356,34 @@ def _parameters(function: Callable[..., Any]) -> tuple[Any, dict[str, type[Any]]
         raise DefinitionError(f"{function.__name__} takes nothing; its first parameter is the message")
     missing = [name for name in names if name not in hints]
     if missing:
-        raise DefinitionError(f"{function.__name__}: parameter {missing[0]!r} has no annotation, so nothing can be passed for it")
+        raise DefinitionError(
+            f"{function.__name__}: parameter {missing[0]!r} has no annotation, so nothing can be passed for it"
+        )
     return hints[names[0]], {name: hints[name] for name in names[1:]}
 
 
 def _returned(function: Callable[..., Any]) -> tuple[type[Event], ...]:
+    """Every event that the function may return, alone or in a tuple."""
+    return tuple(event for together in _alternatives(function) for event in together)
+
+
+def _alternatives(function: Callable[..., Any]) -> Iterable[tuple[type[Event], ...]]:
+    """What the function may return, each time with what it returns together; ``tuple[Answer, More] | Refused`` has two."""
     returns = typing.get_type_hints(function).get("return")
-    options = typing.get_args(returns) if isinstance(returns, types.UnionType) or typing.get_origin(returns) is typing.Union else (returns,)
-    return tuple(one for one in options if isinstance(one, type) and issubclass(one, Event))
+    options = (
+        typing.get_args(returns)
+        if isinstance(returns, types.UnionType) or typing.get_origin(returns) is typing.Union
+        else (returns,)
+    )
+    for option in options:
+        together = typing.get_args(option) if typing.get_origin(option) is tuple else (option,)
+        yield tuple(one for one in together if isinstance(one, type) and issubclass(one, Event))
 
 
 def _check_answers(function: Callable[..., Any], command: type[Command]) -> None:
-    undeclared = [one for one in _returned(function) if one not in command.__contract__.answers]
+    # Of what is returned together the first is the answer, the others are just published.
+    answers = [together[0] for together in _alternatives(function) if together]
+    undeclared = [one for one in answers if one not in command.__contract__.answers]
     if undeclared:
         raise DefinitionError(
             f"{function.__name__} returns {undeclared[0].__name__}, an answer that {name_of(command)} does not declare; "

@@ -14,13 +14,13 @@ from typing import Any
 from minuet.adapters.system import SystemClock, SystemIds
 from minuet.app import App, Handler, Service
 from minuet.codec import Codec
-from minuet.core.coordinator import Status
+from minuet.core.coordinator import Status, is_last
 from minuet.core.envelope import Envelope
-from minuet.core.errors import ConfigurationError, NotYet
+from minuet.core.errors import ConfigurationError, MessageError, NotYet
 from minuet.core.messages import Command, Event, Query, View, name_of
 from minuet.core.projection import Coordination
 from minuet.observer import Observer
-from minuet.ports import Clock, Entry, Ids, Store, Transport
+from minuet.ports import Clock, Entry, Ids, Outgoing, Store, Transport
 from minuet.runtime.directory import Directory, Elsewhere
 from minuet.runtime.gather import Gatherer
 from minuet.runtime.orchestrator import Orchestrator, asking_handlers
@@ -51,9 +51,10 @@ class System:
         self.places: dict[str, Place] = {}
         self.workers: dict[str, Worker] = {}
         self.stores: dict[str, Store] = {}
+        self.transports: dict[str, Transport] = {}
         self.deployment = LocalDeployment(self)
         self.observer = Observer(app, self.codec, self.stores)
-        self._touched: dict[tuple[str, str], asyncio.Event] = {}
+        self._ending: dict[tuple[str, str], asyncio.Future[None]] = {}
 
     async def send(self, command: Command, *, key: str = "", wait_s: float = 30.0) -> Event:
         """Hand a command to its service and return its answer, a refusal too.
@@ -66,7 +67,11 @@ class System:
         """
         now = self.clock.now()
         envelope = Envelope(
-            id=self.ids.new(), type=name_of(command), source="client", time=now, body=self.codec.encode(command, time=now)
+            id=self.ids.new(),
+            type=name_of(command),
+            source="client",
+            time=now,
+            body=self.codec.encode(command, time=now),
         )
         answer = await self._place(command.__contract__.service).ask(envelope, key=key, wait_s=wait_s)
         event = self.codec.decode(answer)
@@ -79,27 +84,30 @@ class System:
 
     def _place(self, service: str) -> Place:
         if service not in self.places:
-            raise ConfigurationError(f"service {service} does not run in this process; here are {', '.join(self.places)}")
+            raise ConfigurationError(
+                f"service {service} does not run in this process; here are {', '.join(self.places)}"
+            )
         return self.places[service]
 
     async def ended(self, saga: str, saga_id: str) -> Status:
         """Wait until the saga is completed or compensated, as far as the services of this process know."""
-        event = self._touched.setdefault((saga, saga_id), asyncio.Event())
-        try:
-            while True:
-                event.clear()
-                status = await self.observer.status(saga, saga_id)
-                if status is not None and status.is_final:
-                    return status
-                await event.wait()
-        finally:
-            self._touched.pop((saga, saga_id), None)
+        while True:
+            # The future first: what ends the saga while its status is read must not be missed.
+            ending = self._ending.setdefault((saga, saga_id), asyncio.get_running_loop().create_future())
+            status = await self.observer.status(saga, saga_id)
+            if status is not None and status.is_final:
+                self._ending.pop((saga, saga_id), None)
+                return status
+            await asyncio.shield(ending)
 
     def touched(self, entry: Entry) -> None:
-        """Told of each entry that was decided here."""
+        """Told of each entry that was decided, or failed, here."""
         ref = entry.envelope.saga
-        if ref is not None and (waiting := self._touched.get((ref.name, ref.id))):
-            waiting.set()
+        if ref is None or (ref.name, ref.id) not in self._ending:
+            return
+        definition = self.app.saga(ref.name, ref.definition)
+        if definition is None or is_last(definition, ref.step):
+            self._ending.pop((ref.name, ref.id)).set_result(None)
 
     async def drained(self) -> None:
         """Until nothing committed waits to be published."""
@@ -169,10 +177,56 @@ async def running(
     async with AsyncExitStack() as stack:
         wiring = _Wiring(system, stack)
         await wiring.open()
+        await wiring.provide()
         if serve:
             await wiring.serve()
         await wiring.start()
         yield system
+
+
+@asynccontextmanager
+async def stored(app: App, settings: Settings) -> AsyncIterator[Observer]:
+    """Open what the services of a deployment have stored, to look at it and to mend it; none of them is run.
+
+    Raises:
+        ConfigurationError: there is nothing that another process can see.
+    """
+    system = System(app, settings, everything(app), SystemClock(), SystemIds())
+    async with AsyncExitStack() as stack:
+        wiring = _Wiring(system, stack)
+        for name in system.services:
+            if wiring.is_stored(name):
+                await wiring.open_store(name, with_schema=False)
+        if not system.stores:
+            raise ConfigurationError(
+                f"no service of app {app.name} has stored anything in {settings.data}; name the folder with --data"
+            )
+        yield system.observer
+
+
+async def publish_again(
+    app: App, settings: Settings, service: str, channel: str, attributes: Mapping[str, str], body: bytes
+) -> None:
+    """Publish a message that a service had parked. Whoever understood it the first time will know it again.
+
+    Raises:
+        MessageError: the service would park it again, or would not hear of it.
+    """
+    system = System(app, settings, everything(app), SystemClock(), SystemIds())
+    async with AsyncExitStack() as stack:
+        wiring = _Wiring(system, stack)
+        envelope = system.codec.envelope_of(attributes, body, channel=channel, now=system.clock.now())
+        system.codec.decode(envelope)
+        reactor = Reactor(app, system.codec, system.clock, service, wiring.coordination_of)
+        subscription = reactor.subscription(wiring.models_of(reactor))
+        if not subscription.wants(channel, envelope):
+            raise MessageError(
+                f"{service} does not listen to {envelope.type} on {channel}, so it would not hear it; discard it instead"
+            )
+        await wiring.open_transport(channel)
+        (problem,) = await wiring.transport_of(channel).publish([Outgoing(0, channel, envelope)])
+        if problem is not None:
+            raise ConfigurationError(f"{channel} does not take it: {problem}") from problem
 
 
 def everything(app: App) -> list[str]:
@@ -196,7 +250,7 @@ class _Wiring:
         self.stack = stack
         self.app = system.app
         self.settings = system.settings
-        self.transports: dict[str, Transport] = {}
+        self.transports = system.transports
         self.elsewhere: Elsewhere | None = None
         self.read_models = [
             model for model in self.app.read_models if self.settings.queries.get(name_of(model.query)) == "read_model"
@@ -214,11 +268,15 @@ class _Wiring:
         ):
             for name in given:
                 if name not in there:
-                    raise ConfigurationError(f"settings: [{what}] names {name}, but there is only {', '.join(sorted(there))}")
+                    raise ConfigurationError(
+                        f"settings: [{what}] names {name}, but there is only {', '.join(sorted(there))}"
+                    )
         kept = {name_of(model.query) for model in self.read_models}
         for query, how in self.settings.queries.items():
             if how == "read_model" and query not in kept:
-                raise ConfigurationError(f"settings: {query} = read_model, but the app keeps no read model of it; declare one with @read_model({query})")
+                raise ConfigurationError(
+                    f"settings: {query} = read_model, but the app keeps no read model of it; declare one with @read_model({query})"
+                )
 
     def coordination_of(self, saga: str) -> Coordination:
         return self.settings.coordination.get(saga, Coordination.CHOREOGRAPHY)
@@ -230,10 +288,10 @@ class _Wiring:
             for name in everything(self.app)
         }
         for name in self.system.services:
-            await self._open_store(name)
-        subscriptions = {name: reactor.subscription(self._models_of(reactor)) for name, reactor in reactors.items()}
+            await self.open_store(name)
+        subscriptions = {name: reactor.subscription(self.models_of(reactor)) for name, reactor in reactors.items()}
         for channel in self._channels():
-            await self._open_transport(channel)
+            await self.open_transport(channel)
         for transport in self.transports.values():
             await transport.declare([one for one in subscriptions.values() if one.wanted])
         self.elsewhere = self._participants_over_http()
@@ -248,8 +306,7 @@ class _Wiring:
                 self.system.workers[name] = Worker(place, relay, hears, self.system.ids, grace_s=self.settings.grace_s)
 
     async def start(self) -> None:
-        for name, worker in self.system.workers.items():
-            await self._provide(name)
+        for worker in self.system.workers.values():
             await worker.start()
         # One after the other would let the first wait for answers of those that are stopped already.
         self.stack.push_async_callback(self._stop_all)
@@ -259,12 +316,17 @@ class _Wiring:
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 
-    async def _open_store(self, name: str) -> None:
+    def is_stored(self, name: str) -> bool:
+        """Whether the place has a database file; opening it would make one."""
+        url = self.settings.stores.get(name) or self.settings.stores.get("default", "sqlite:")
+        return url == "sqlite:" and (self.settings.data / f"{name}.db").exists()
+
+    async def open_store(self, name: str, *, with_schema: bool = True) -> None:
         service = self.app.services.get(name)
         if service is not None and not (service.commands or service.queries or service.reactions):
             return
         url = self.settings.stores.get(name) or self.settings.stores.get("default", "sqlite:")
-        store = self._store(name, url, service.schema if service else "")
+        store = self._store(name, url, service.schema if service and with_schema else "")
         await store.start()
         self.stack.push_async_callback(store.close)
         self.system.stores[name] = store
@@ -278,7 +340,7 @@ class _Wiring:
             from minuet.adapters.sqlite import SqliteStore
 
             self.settings.data.mkdir(parents=True, exist_ok=True)
-            return SqliteStore(self.settings.data / f"{name}.db", schema=schema, clock=self.system.clock, instance=self.system.ids.new())
+            return SqliteStore(self.settings.data / f"{name}.db", ids=self.system.ids, schema=schema)
         raise ConfigurationError(f'settings: [stores] {name} = "{url}" is none of sqlite: and memory:')
 
     def _channels(self) -> list[str]:
@@ -296,7 +358,7 @@ class _Wiring:
     def transport_of(self, channel: str) -> Transport:
         return self.transports[self._url_of(channel)]
 
-    async def _open_transport(self, channel: str) -> None:
+    async def open_transport(self, channel: str) -> None:
         url = self._url_of(channel)
         if url in self.transports:
             return
@@ -309,14 +371,14 @@ class _Wiring:
             from minuet.adapters.sqlite import SqliteTransport
 
             self.settings.data.mkdir(parents=True, exist_ok=True)
-            transport = SqliteTransport(self.settings.data / "broker.db", clock=self.system.clock, instance=self.system.ids.new())
+            transport = SqliteTransport(self.settings.data / "broker.db", clock=self.system.clock, ids=self.system.ids)
         else:
             raise ConfigurationError(f'settings: [channels] "{channel}" = "{url}" is none of embedded: and memory:')
         await transport.start()
         self.stack.push_async_callback(transport.close)
         self.transports[url] = transport
 
-    def _models_of(self, reactor: Reactor) -> list[Any]:
+    def models_of(self, reactor: Reactor) -> list[Any]:
         return [model for model in self.read_models if reactor.asks(model.query)]
 
     def _participants_over_http(self) -> Elsewhere | None:
@@ -330,8 +392,10 @@ class _Wiring:
         store, codec, clock = self.system.stores[name], self.system.codec, self.system.clock
         service = self.app.services.get(name)
         handlers = _handlers(service) if service else asking_handlers(self.app.sagas)
-        models = self._models_of(reactor)
-        participant = Participant(reactor, codec, clock, self.system.ids, handlers, models, publishes=service is not None)
+        models = self.models_of(reactor)
+        participant = Participant(
+            reactor, codec, clock, self.system.ids, handlers, models, publishes=service is not None
+        )
         kept = {model.query for model in models}
         gatherer = Gatherer(store, reactor, codec, directory, kept.__contains__)
         queries = dict(service.queries) if service else {}
@@ -341,11 +405,13 @@ class _Wiring:
         place.touched = self.system.touched
         return place
 
-    async def _provide(self, name: str) -> None:
-        service = self.app.services.get(name)
-        for wanted, factory in (service.providers if service else {}).items():
-            made = asynccontextmanager(factory)(self.system.deployment)
-            self.system.places[name].participant.provided[wanted] = await self.stack.enter_async_context(made)
+    async def provide(self) -> None:
+        """Open what handlers ask for by its type."""
+        for name, place in self.system.places.items():
+            service = self.app.services.get(name)
+            for wanted, factory in (service.providers if service else {}).items():
+                made = asynccontextmanager(factory)(self.system.deployment)
+                place.participant.provided[wanted] = await self.stack.enter_async_context(made)
 
     async def serve(self) -> None:
         """Answer HTTP for the services of this process, and let the other processes know where."""
@@ -357,6 +423,9 @@ class _Wiring:
             for name in self.system.services
             if (service := self.app.services.get(name)) and service.mounted
         }
+        for one in mounted.values():
+            if hasattr(one, "router"):  # a web framework does not open what is mounted into another application
+                await self.stack.enter_async_context(one.router.lifespan_context(one))
         desks = {name: place for name, place in self.system.places.items() if name != ORCHESTRATOR}
         asgi = http_app(self.app, desks, self.system.codec, self.system.clock, self.system.ids, mounted)
         self.system.url = await self.stack.enter_async_context(serve(asgi, self.settings.host, self.settings.port))
@@ -366,4 +435,3 @@ class _Wiring:
 def _handlers(service: Service) -> dict[str, Handler]:
     commands = {name_of(command): handler for command, handler in service.commands.items()}
     return commands | {f"{REACTION}{reaction.name}": reaction for reaction in service.reactions}
-

@@ -53,14 +53,22 @@ class Codec:
         Raises:
             MessageError: it is larger than any transport takes.
         """
-        body = message.__pydantic_serializer__.to_json(message, by_alias=True)
+        # A command says nothing of the optional fields that it leaves out.
+        body = message.__pydantic_serializer__.to_json(
+            message, by_alias=True, exclude_none=not isinstance(message, Event)
+        )
         if isinstance(message, Event):
             inner = body[1:-1]
             body = b'{"eventType":"%b",%b%b"timestamp":"%b"}' % (
-                name_of(message).encode(), inner, b"," if inner else b"", timestamp(time).encode()
+                name_of(message).encode(),
+                inner,
+                b"," if inner else b"",
+                timestamp(time).encode(),
             )
         if len(body) > BODY_BYTES_MAX:
-            raise MessageError(f"{name_of(message)} has {len(body)} bytes, {BODY_BYTES_MAX} is the most; send a reference instead")
+            raise MessageError(
+                f"{name_of(message)} has {len(body)} bytes, {BODY_BYTES_MAX} is the most; send a reference instead"
+            )
         return body
 
     def decode(self, envelope: Envelope) -> Message:
@@ -77,7 +85,8 @@ class Codec:
             )
         try:
             if envelope.version == current:
-                return kind.__pydantic_validator__.validate_json(envelope.body)
+                message: Message = kind.__pydantic_validator__.validate_json(envelope.body)
+                return message
             return kind.model_validate(self._upcast(kind, envelope))
         except (pydantic.ValidationError, ValueError, RecursionError) as error:
             raise MessageError(f"{envelope.type} {envelope.id}: {explain(error)}") from error
@@ -93,7 +102,9 @@ class Codec:
         for version in range(envelope.version, kind.__contract__.version):
             upcast = kind.__contract__.upcasts.get(version)
             if upcast is None:
-                raise MessageError(f"{envelope.type} has schema version {envelope.version}, and nothing turns version {version} into {version + 1}")
+                raise MessageError(
+                    f"{envelope.type} has schema version {envelope.version}, and nothing turns version {version} into {version + 1}"
+                )
             content = upcast(content)
         return content
 
@@ -109,7 +120,9 @@ class Codec:
         try:
             kind = attributes.get("type") or self._type_from(body, channel)
             digest = "" if "id" in attributes else hashlib.sha256(channel.encode() + b"\0" + body).hexdigest()[:32]
-            return envelope_from({"id": digest, "source": STRANGER, "time": timestamp(now), **attributes, "type": kind}, body)
+            return envelope_from(
+                {"id": digest, "source": STRANGER, "time": timestamp(now), **attributes, "type": kind}, body
+            )
         except (ValueError, KeyError) as error:
             raise MessageError(f"attributes of a message on {channel} cannot be read: {error!r}") from error
 
@@ -120,10 +133,18 @@ class Codec:
             raise MessageError(f"a message on {channel} without attributes is not JSON: {error}") from error
         if isinstance(content, dict) and isinstance(content.get("eventType"), str):
             return str(content["eventType"])
-        candidates = self.channels.get(channel, [])
-        if len(candidates) == 1:
-            return name_of(candidates[0])
+        fitting = [event for event in self.channels.get(channel, []) if _fits(event, body)]
+        if len(fitting) == 1:
+            return name_of(fitting[0])
         raise MessageError(f"a message on {channel} says neither ce-type nor eventType")
+
+
+def _fits(event: type[Event], body: bytes) -> bool:
+    try:
+        event.__pydantic_validator__.validate_json(body)
+    except pydantic.ValidationError:
+        return False
+    return True
 
 
 def timestamp(time: float) -> str:
@@ -155,7 +176,9 @@ def attributes_of(envelope: Envelope) -> dict[str, str]:
             "sagacoordination": saga.coordination.value,
         }
     if envelope.begins:
-        found["sagabegins"] = json.dumps([[ref.name, ref.id, ref.definition, ref.coordination.value] for ref in envelope.begins])
+        found["sagabegins"] = json.dumps(
+            [[ref.name, ref.id, ref.definition, ref.coordination.value] for ref in envelope.begins]
+        )
     if envelope.correlation:
         found["correlationid"] = envelope.correlation
     if envelope.causation:

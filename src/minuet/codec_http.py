@@ -181,7 +181,14 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant,
 
 def problem(kind: str, status: int, title: str, detail: str, instance: str, **members: Any) -> dict[str, Any]:
     """A problem body. ``kind`` is what stands behind ``urn:minuet:problem:``."""
-    return {"type": PROBLEM_TYPE + kind, "title": title, "status": status, "detail": detail, "instance": instance, **members}
+    return {
+        "type": PROBLEM_TYPE + kind,
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "instance": instance,
+        **members,
+    }
 
 
 def words_of(name: str) -> str:
@@ -225,7 +232,9 @@ def refused_body(content: Mapping[str, Any]) -> bytes:
     inner = content.get("refusal")
     if isinstance(inner, Mapping):
         return to_json(dict(inner))
-    return to_json({name: value for name, value in content.items() if name not in ("type", "title", "status", "instance")})
+    return to_json(
+        {name: value for name, value in content.items() if name not in ("type", "title", "status", "instance")}
+    )
 
 
 def _plain(text: str) -> str:

@@ -124,15 +124,29 @@ class Observer:
 
     # -- sagas ---------------------------------------------------------------------------------------------------------
 
-    async def sagas(self, *, limit: int = 50, only: Status | None = None) -> list[SagaView]:
-        """The sagas that were begun last, newest first."""
-        found: dict[tuple[str, str], None] = {}
-        for store in self.stores.values():
-            recent = await store.transact(lambda tx: tx.known.recent(limit), reads_only=True)
-            found.update(dict.fromkeys((name, saga_id) for _, name, saga_id in recent))
-        views = [await self._view(name, saga_id) for name, saga_id in found]
-        views = [one for one in views if only is None or one.status == only]
-        return sorted(views, key=lambda one: one.began_at, reverse=True)[:limit]
+    async def sagas(self, *, limit: int = 50, only: str | None = None) -> list[SagaView]:
+        """The sagas that were begun last, newest first.
+
+        Args:
+            only: those with this status, a `Status` or `NEEDS_OPERATOR`; looked for until there are enough.
+        """
+        views: dict[tuple[str, str], SagaView] = {}
+        pages: dict[str, int | None] = dict.fromkeys(self.stores)
+        while pages and sum(only is None or one.status == only for one in views.values()) < limit:
+            for place, before in tuple(pages.items()):
+                recent = await self._recent(place, limit, before)
+                for _, name, saga_id in recent:
+                    if (name, saga_id) not in views:
+                        views[name, saga_id] = await self._view(name, saga_id)
+                if len(recent) < limit:
+                    del pages[place]
+                else:
+                    pages[place] = recent[-1][0]
+        wanted = (one for one in views.values() if only is None or one.status == only)
+        return sorted(wanted, key=lambda one: one.began_at, reverse=True)[:limit]
+
+    async def _recent(self, place: str, limit: int, before: int | None) -> Sequence[tuple[int, str, str]]:
+        return await self.stores[place].transact(lambda tx: tx.known.recent(limit, before), reads_only=True)
 
     async def saga(self, saga_id: str, name: str | None = None) -> SagaView:
         """One saga with all its attempts and messages.
@@ -188,7 +202,8 @@ class Observer:
         return seen
 
     def _add_answer(self, seen: _Seen, entry: Entry) -> None:
-        if entry.answer is not None and entry.envelope.saga is not None:
+        # A reaction may return events too, but they answer no step.
+        if entry.answer is not None and entry.envelope.saga is not None and not _is_reaction(entry):
             kind = self.codec.types.get(entry.answer.type)
             if kind is not None and issubclass(kind, Event):
                 seen.known.setdefault(literal_of(entry.envelope.saga.step, kind), entry.answer)
@@ -225,7 +240,9 @@ class Observer:
 
     def _waiting(self, saga: Saga, seen: _Seen) -> list[Waiting]:
         answered = {
-            entry.envelope.saga.step for _, entry in seen.entries if entry.state is EntryState.DONE and entry.envelope.saga
+            entry.envelope.saga.step
+            for _, entry in seen.entries
+            if entry.state is EntryState.DONE and entry.envelope.saga
         }
         return [
             Waiting(step=rule.id, service=rule.service, command=name_of(rule.command), why=self._why(rule, seen))
@@ -234,7 +251,11 @@ class Observer:
         ]
 
     def _why(self, rule: Rule, seen: _Seen) -> str:
-        entries = [(place, entry) for place, entry in seen.entries if entry.envelope.saga and entry.envelope.saga.step == rule.id]
+        entries = [
+            (place, entry)
+            for place, entry in seen.entries
+            if entry.envelope.saga and entry.envelope.saga.step == rule.id
+        ]
         if not entries:
             return f"{rule.service} has not heard of it yet"
         # What the participant itself says counts more than what the one who asks it says.
@@ -257,8 +278,11 @@ class Observer:
                 time=envelope.time, type=envelope.type, sender=sender, hearers=hearers, step=step, body=envelope.body
             )
         for place, entry in seen.entries:
-            if place == "orchestrator" and entry.envelope.body:
-                envelope = replace(entry.envelope)
+            envelope = entry.envelope
+            if _is_reaction(entry) and envelope.id in told:
+                heard = told[envelope.id]
+                told[envelope.id] = replace(heard, hearers=tuple(dict.fromkeys((*heard.hearers, place))))
+            elif place == "orchestrator" and envelope.body:
                 told[f"command {envelope.id}"] = Told(
                     time=envelope.time,
                     type=envelope.type,
@@ -312,7 +336,9 @@ class Observer:
         """Take a parked message away for good, and return it. Raises NotFound, or MessageError if it is no message."""
         view = await self.parked_one(parked_id)
         if view.kind != "message":
-            raise MessageError(f"{parked_id} is a {view.kind} of a saga that is owed an answer; it can be retried, not discarded")
+            raise MessageError(
+                f"{parked_id} is a {view.kind} of a saga that is owed an answer; it can be retried, not discarded"
+            )
         own = parked_id.partition(":")[2]
         await self._store(view.service, parked_id).transact(lambda tx: tx.parked.remove(own))
         return view
@@ -321,6 +347,10 @@ class Observer:
         if service not in self.stores:
             raise NotFound(f"{parked_id!r} names no service; ids look like inventory:orders/1")
         return self.stores[service]
+
+
+def _is_reaction(entry: Entry) -> bool:
+    return entry.key.startswith("on/")
 
 
 def _message_view(service: str, message: ParkedMessage) -> ParkedView:
@@ -342,7 +372,7 @@ def _entry_view(service: str, entry: Entry) -> ParkedView:
     return ParkedView(
         id=f"{service}:{entry.key}",
         service=service,
-        kind="reaction" if entry.key.startswith("on/") else "command",
+        kind="reaction" if _is_reaction(entry) else "command",
         type=entry.handler,
         reason=entry.error,
         attempts=entry.attempts,

@@ -208,13 +208,15 @@ class Store(Protocol):
         instance: names this opening of the store; no other opening, earlier or later, has it.
         committed: called on the event loop, in the order of commits, with what each commit added to the outbox.
         disturbed: called on the event loop when another process changed the database.
-        commits: how many transactions with writes were committed so far by this instance.
     """
 
     instance: str
     committed: Callable[[Sequence[Outgoing]], None]
     disturbed: Callable[[], None]
-    commits: int
+
+    @property
+    def commits(self) -> int:
+        """How many transactions with writes this instance has committed so far."""
 
     async def start(self) -> None:
         """Open it, and create or check the tables. Raises ConfigurationError if it cannot be used."""

@@ -42,7 +42,9 @@ class Settings(BaseSettings):
         app: the app's own settings, handed to its providers.
     """
 
-    model_config = SettingsConfigDict(env_prefix="MINUET_", env_nested_delimiter="__", extra="forbid", validate_default=False)
+    model_config = SettingsConfigDict(
+        env_prefix="MINUET_", env_nested_delimiter="__", extra="forbid", validate_default=False
+    )
 
     data: Path = Path(".minuet")
     host: str = "127.0.0.1"
@@ -84,14 +86,21 @@ class Settings(BaseSettings):
         class Loaded(cls):  # type: ignore[misc, valid-type]
             @classmethod
             def settings_customise_sources(
-                cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, env_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
+                cls,
+                settings_cls: type[BaseSettings],
+                init_settings: PydanticBaseSettingsSource,
+                env_settings: PydanticBaseSettingsSource,
+                *_: Any,
+                **__: Any,
             ) -> tuple[PydanticBaseSettingsSource, ...]:
                 return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file or FILE)
 
         try:
             loaded = Loaded(**{name: value for name, value in flags.items() if value is not None})
         except ValidationError as error:
-            found = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_input=False))
+            found = "; ".join(
+                f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_input=False)
+            )
             raise ConfigurationError(f"settings: {found}") from error
         except ValueError as error:
             raise ConfigurationError(f"settings in {file or FILE}: {error}") from error

@@ -46,12 +46,14 @@ class Rule:
         id: the step's name, with ``/undo`` for its undo; for an end ``completed`` or ``compensated``. It is what the
             envelope of the command, and of its answer, carries as the step.
         may_refuse: whether a refusal is still possible here. If not, the command is retried until done.
+        needs: every message that the rule looks at: those that decide, and those that fill the command.
     """
 
     id: str
     kind: Kind
     formula: Formula
     recipe: Recipe
+    needs: frozenset[Literal]
     retry: RetryPolicy | None
     deadline: timedelta | None = None
     may_refuse: bool = False
@@ -64,11 +66,6 @@ class Rule:
     def service(self) -> str:
         """Who performs the command; in choreography also who evaluates the rule."""
         return self.command.__contract__.service
-
-    @property
-    def needs(self) -> frozenset[Literal]:
-        """Every message that the rule looks at: those that decide, and those that fill the command."""
-        return literals(self.formula)
 
     @property
     def answered(self) -> Literal:
@@ -193,7 +190,9 @@ class Compiler:
     def end(self, name: str, formula: Formula, action: Action | None, before: tuple[Source, ...]) -> None:
         if action is not None:
             may_have_refused = tuple((refused(step), refusals(step.command)) for step in self.saga.steps)
-            self.add(name, Kind.END, formula, action, before, None, refusals=may_have_refused if name == COMPENSATED else ())
+            self.add(
+                name, Kind.END, formula, action, before, None, refusals=may_have_refused if name == COMPENSATED else ()
+            )
 
     def add(
         self,
@@ -219,6 +218,7 @@ class Compiler:
                 retry=step.retry if step else None,
                 deadline=step.deadline if step and kind is Kind.DO else None,
                 may_refuse=may_refuse,
+                needs=literals(needed),
             )
         )
 

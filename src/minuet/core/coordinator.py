@@ -13,7 +13,7 @@ from minuet.core.compile import UNDO_SUFFIX, Rule, Rules, success_of
 from minuet.core.errors import MessageError
 from minuet.core.formula import Literal, Outcome, holds
 from minuet.core.messages import Event, Refusal
-from minuet.core.saga import COMPENSATED, COMPLETED
+from minuet.core.saga import COMPENSATED, COMPLETED, Saga
 
 
 class Status(StrEnum):
@@ -76,3 +76,9 @@ def status(rules: Rules, known: Collection[Literal]) -> Status:
             return final
     refused = any(literal.outcome is not Outcome.SUCCEEDED for literal in known)
     return Status.COMPENSATING if refused else Status.RUNNING
+
+
+def is_last(saga: Saga, rule_id: str) -> bool:
+    """Whether the saga can be over once this rule's command is done."""
+    ends = {rule.id for rule in saga.rules.every if rule.id in (COMPLETED, COMPENSATED)}
+    return rule_id in ends or len(ends) < 2

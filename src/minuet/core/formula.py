@@ -25,7 +25,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Literal:
-    """"The message saying that this step succeeded, refused or was undone is known"."""
+    """ "The message saying that this step succeeded, refused or was undone is known"."""
 
     step: str
     outcome: Outcome
@@ -124,7 +124,8 @@ def digest(formula: Formula) -> str:
         if missing:
             stack.extend(missing)
             continue
-        text = str(node) if isinstance(node, Literal) else f"{type(node).__name__}({','.join(marks[id(part)] for part in parts)})"
+        inside = ",".join(marks[id(part)] for part in parts)
+        text = str(node) if isinstance(node, Literal) else f"{type(node).__name__}({inside})"
         marks[id(node)] = hashlib.sha256(text.encode()).hexdigest()
         stack.pop()
     return marks[id(formula)]

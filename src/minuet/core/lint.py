@@ -8,7 +8,7 @@ from itertools import chain
 
 from minuet.core.compile import neighbours
 from minuet.core.errors import DefinitionError
-from minuet.core.messages import Event, Refusal, name_of, refusals, successes
+from minuet.core.messages import Command, Event, Refusal, name_of, refusals, successes
 from minuet.core.recipe import command_of
 from minuet.core.saga import COMPENSATED, COMPLETED, Saga, Step
 
@@ -34,7 +34,9 @@ def check_sagas(sagas: Iterable[Saga]) -> None:
     def walk(name: str, path: tuple[str, ...]) -> None:
         if name in path:
             circle = " -> ".join((*path[path.index(name) :], name))
-            raise DefinitionError(f"sagas begin each other without end: {circle}; let one of them begin with another event")
+            raise DefinitionError(
+                f"sagas begin each other without end: {circle}; let one of them begin with another event"
+            )
         for following in sorted(begins[name]):
             walk(following, (*path, name))
 
@@ -54,7 +56,9 @@ def _check_beginning(saga: Saga) -> None:
 def _check_names(saga: Saga) -> None:
     name, count = Counter(step.name for step in saga.steps).most_common(1)[0]
     if count > 1:
-        raise DefinitionError(f"saga {saga.name} has {count} steps named {name}; tell them apart with step(..., name=...)")
+        raise DefinitionError(
+            f"saga {saga.name} has {count} steps named {name}; tell them apart with step(..., name=...)"
+        )
 
 
 def _check_refusals_can_be_undone(saga: Saga) -> None:
@@ -96,8 +100,10 @@ def _check_cycle(saga: Saga) -> None:
 
 
 def _check_keys(saga: Saga) -> None:
-    actions = [action for step in saga.steps for action in (step.action, step.undo) if isinstance(action, type)]
-    for command, count in Counter(actions).items():
+    plain: list[type[Command]] = []
+    for step in saga.steps:
+        plain += [action for action in (step.action, step.undo) if isinstance(action, type) and issubclass(action, Command)]
+    for command, count in Counter(plain).items():
         if count > 1 and command.__contract__.key:
             raise DefinitionError(
                 f"saga {saga.name} sends {name_of(command)} in {count} steps, but its key {', '.join(command.__contract__.key)} "

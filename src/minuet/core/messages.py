@@ -47,7 +47,9 @@ class HttpRoute:
     def parse(cls, text: str, *, of: str) -> Self:
         method, _, path = text.partition(" ")
         if method not in cls.METHODS or not path.startswith("/"):
-            raise DefinitionError(f'{of}: http="{text}" is not a route; write a method and a path, as in "POST /orders"')
+            raise DefinitionError(
+                f'{of}: http="{text}" is not a route; write a method and a path, as in "POST /orders"'
+            )
         return cls(method, path)
 
     @property
@@ -64,7 +66,9 @@ def _check_upcasts(name: str, version: int, upcasts: Mapping[int, Upcast]) -> No
 def _check_fields(message: type[Message], wanted: set[str]) -> None:
     unknown = wanted - set(message.model_fields)
     if unknown:
-        raise DefinitionError(f"{message.__name__} has no field {sorted(unknown)[0]!r}, which its key or its path names")
+        raise DefinitionError(
+            f"{message.__name__} has no field {sorted(unknown)[0]!r}, which its key or its path names"
+        )
 
 
 class _Model(BaseModel):
@@ -100,7 +104,9 @@ class Event(Message):
         super().__init_subclass__(**config)
         parent = cls.__contract__.channel
         if not (channel or parent) and cls.__name__ != "Refusal":
-            raise DefinitionError(f'event {cls.__name__} names no channel; write class {cls.__name__}(Event, channel="...")')
+            raise DefinitionError(
+                f'event {cls.__name__} names no channel; write class {cls.__name__}(Event, channel="...")'
+            )
         _check_upcasts(cls.__name__, version, upcasts or {})
         cls.__contract__ = Contract(version=version, upcasts=upcasts or {}, channel=channel or parent)
 
@@ -151,9 +157,13 @@ class Command(Message):
     ) -> None:
         super().__init_subclass__(**config)
         if not service:
-            raise DefinitionError(f'command {cls.__name__} names no service; write class {cls.__name__}(Command, service="...")')
+            raise DefinitionError(
+                f'command {cls.__name__} names no service; write class {cls.__name__}(Command, service="...")'
+            )
         if not answers:
-            raise DefinitionError(f"command {cls.__name__} has no answers; name the events that may answer it: answers=(...,)")
+            raise DefinitionError(
+                f"command {cls.__name__} has no answers; name the events that may answer it: answers=(...,)"
+            )
         for answer in answers:
             if not (isinstance(answer, type) and issubclass(answer, Event)):
                 raise DefinitionError(f"command {cls.__name__}: answer {answer!r} is not an Event class")

@@ -63,10 +63,14 @@ class Recipe:
         assert self.builder is not None
         arguments: dict[str, Any] = dict(views)
         for name, where in self.parameters.items():
-            arguments[name] = known[where] if isinstance(where, Literal) else next(known[one] for one in where if one in known)
+            arguments[name] = (
+                known[where] if isinstance(where, Literal) else next(known[one] for one in where if one in known)
+            )
         command = self.builder(**arguments)
         if type(command) is not self.command:
-            raise TypeError(f"{self.builder.__name__} returned {type(command).__name__}, it is annotated with {self.command.__name__}")
+            raise TypeError(
+                f"{self.builder.__name__} returned {type(command).__name__}, it is annotated with {self.command.__name__}"
+            )
         return command
 
 
@@ -78,7 +82,9 @@ def command_of(action: type[Command] | Builder, *, where: str) -> type[Command]:
         returns = _hints(action).get("return")
         if isinstance(returns, type) and issubclass(returns, Command):
             return returns
-        raise DefinitionError(f"{where}: function {action.__name__} must say which command it returns, as in -> ReserveInventory")
+        raise DefinitionError(
+            f"{where}: function {action.__name__} must say which command it returns, as in -> ReserveInventory"
+        )
     raise DefinitionError(f"{where}: {action!r} is neither a Command class nor a function that returns one")
 
 
@@ -111,7 +117,9 @@ def recipe_for(
             needs.update(queries[name].origin.values())
         elif wanted is Refusal:
             if not refusals:
-                raise DefinitionError(f"{label}: a Refusal is known only where a saga is compensated; name an event instead")
+                raise DefinitionError(
+                    f"{label}: a Refusal is known only where a saga is compensated; name an event instead"
+                )
             parameters[name] = tuple(literal for literal, _ in refusals)
             needs_any.append(parameters[name])  # type: ignore[arg-type]
         else:
@@ -164,7 +172,11 @@ def _nobody_provides(message: type[Message], field: str, sources: Sequence[Sourc
 
 
 def _event_types(wanted: Any, label: str) -> tuple[type[Event], ...]:
-    options = typing.get_args(wanted) if isinstance(wanted, types.UnionType) or typing.get_origin(wanted) is typing.Union else (wanted,)
+    options = (
+        typing.get_args(wanted)
+        if isinstance(wanted, types.UnionType) or typing.get_origin(wanted) is typing.Union
+        else (wanted,)
+    )
     if not options or not all(isinstance(one, type) and issubclass(one, Event) for one in options):
         raise DefinitionError(f"{label} must be annotated with an event of this saga or a query's view, not {wanted!r}")
     return tuple(options)
@@ -185,6 +197,8 @@ def _query_for(view: type[View], label: str) -> type[Query]:
     if len(queries) == 1:
         return queries[0]  # type: ignore[no-any-return]
     if not queries:
-        raise DefinitionError(f"{label}: no query answers with {view.__name__}; declare class ...(Query, answer={view.__name__})")
+        raise DefinitionError(
+            f"{label}: no query answers with {view.__name__}; declare class ...(Query, answer={view.__name__})"
+        )
     names = ", ".join(query.__name__ for query in queries)
     raise DefinitionError(f"{label}: {names} all answer with {view.__name__}; give each query a view of its own")

@@ -29,7 +29,9 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         if self.attempts_max < 1 or self.first_s < 0 or self.factor < 1 or self.delay_max_s < self.first_s:
-            raise DefinitionError(f"{self} makes no sense: at least one attempt, delays that do not shrink below first_s")
+            raise DefinitionError(
+                f"{self} makes no sense: at least one attempt, delays that do not shrink below first_s"
+            )
 
     def exhausted(self, attempts: int) -> bool:
         return attempts >= self.attempts_max

@@ -51,7 +51,11 @@ class Step:
 
     @property
     def undo_command(self) -> type[Command] | None:
-        return None if self.undo is None or isinstance(self.undo, Nothing) else command_of(self.undo, where=f"undo of step {self.name}")
+        return (
+            None
+            if self.undo is None or isinstance(self.undo, Nothing)
+            else command_of(self.undo, where=f"undo of step {self.name}")
+        )
 
     @property
     def is_refusable(self) -> bool:
@@ -126,7 +130,7 @@ def parallel(*branches: Part) -> ParallelOf:
 def _node(part: Part) -> Node:
     if isinstance(part, Step | SequenceOf | ParallelOf):
         return part
-    if isinstance(part, Sequence) and not isinstance(part, str):
+    if isinstance(part, Sequence):
         return sequence(*part)
     return step(part)
 

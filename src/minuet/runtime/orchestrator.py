@@ -20,8 +20,13 @@ from minuet.runtime.reactor import ORCHESTRATOR
 
 def asking_handlers(sagas: Iterable[Saga]) -> dict[str, Handler]:
     """A handler for every command of the sagas; each is done by asking."""
-    commands: dict[str, type[Command]] = {name_of(rule.command): rule.command for saga in sagas for rule in saga.rules.every}
-    return {name: Handler(ORCHESTRATOR, "ask", _never_called, command, {}, True, command.__contract__.answers) for name, command in commands.items()}
+    commands: dict[str, type[Command]] = {
+        name_of(rule.command): rule.command for saga in sagas for rule in saga.rules.every
+    }
+    return {
+        name: Handler(ORCHESTRATOR, "ask", _never_called, command, {}, True, command.__contract__.answers)
+        for name, command in commands.items()
+    }
 
 
 class Orchestrator:

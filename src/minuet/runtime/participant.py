@@ -24,7 +24,7 @@ from minuet.app import Handler, IdempotencyKey, NewId, Now, ReadModel
 from minuet.codec import HOPS_MAX, Codec, digest_of, explain, view_to_bytes
 from minuet.core.envelope import Envelope
 from minuet.core.errors import Conflict, MessageError, NotYet, Rejected
-from minuet.core.messages import Command, Event, Refusal, StepRefused, channel_of, name_of
+from minuet.core.messages import Command, Event, Refusal, StepRefused, channel_of, name_of, refusals
 from minuet.core.retry import RetryPolicy
 from minuet.core.saga import COMPENSATED, COMPLETED
 from minuet.ports import Clock, Delivery, Entry, EntryState, Ids, ParkedMessage, Tx
@@ -109,7 +109,9 @@ class Participant:
             delivery.attributes, delivery.body, channel=delivery.channel, now=self.clock.now()
         )
         if envelope.hops > HOPS_MAX:
-            raise MessageError(f"{envelope.type} came over {envelope.hops} reactions: services react to each other in a circle")
+            raise MessageError(
+                f"{envelope.type} came over {envelope.hops} reactions: services react to each other in a circle"
+            )
         event = self.codec.decode(envelope)
         if not isinstance(event, Event):
             raise MessageError(f"{envelope.type} is not an event; commands come over HTTP or from a saga")
@@ -166,7 +168,11 @@ class Participant:
         entry = tx.inbox.find(main)
         if entry is None:
             entry = Entry(
-                key=main, handler=envelope.type, envelope=replace(envelope, body=body), digest=digest, changed_at=self.clock.now()
+                key=main,
+                handler=envelope.type,
+                envelope=replace(envelope, body=body),
+                digest=digest,
+                changed_at=self.clock.now(),
             )
             self._begin(tx, entry, after)
         elif entry.digest != digest if main == asked else not self._is_same(entry, command):
@@ -229,6 +235,8 @@ class Participant:
         except _Refused as refused:
             outcome = refused.outcome
         except Exception as error:
+            if isinstance(error, Rejected) and entry.envelope.saga is None and not entry.key.startswith(REACTION):
+                raise  # the mistake is the asker's: nothing of it is kept, and nobody else is bound by it
             self.fail(tx, entry, error, after)
             return
         self.finish(tx, entry, outcome, after)
@@ -248,7 +256,9 @@ class Participant:
             elif tx is not None:
                 found[name] = tx.handle(wanted)
             else:
-                raise TypeError(f"{handler.name} asks for {wanted.__name__}, but nothing provides one outside of a transaction")
+                raise TypeError(
+                    f"{handler.name} asks for {wanted.__name__}, but nothing provides one outside of a transaction"
+                )
         return found
 
     def checked(self, handler: Handler, returned: Any) -> tuple[Event, ...]:
@@ -257,7 +267,9 @@ class Participant:
             raise TypeError(f"{handler.name} returned {returned!r}, which is not an event")
         if issubclass(handler.message, Command) and (not outcome or type(outcome[0]) not in handler.answers):
             names = ", ".join(one.__name__ for one in handler.answers)
-            raise TypeError(f"{handler.name} returned {type(returned).__name__}; {name_of(handler.message)} is answered by {names}")
+            raise TypeError(
+                f"{handler.name} returned {type(returned).__name__}; {name_of(handler.message)} is answered by {names}"
+            )
         return outcome
 
     def built(self, tx: Tx, entry: Entry, command: Command, after: After) -> bool:
@@ -294,9 +306,7 @@ class Participant:
         answers = [self.envelope_for(event, entry, number) for number, event in enumerate(outcome)]
         self.record(tx, entry, outcome, answers, after)
 
-    def record(
-        self, tx: Tx, entry: Entry, outcome: Sequence[Event], answers: Sequence[Envelope], after: After
-    ) -> None:
+    def record(self, tx: Tx, entry: Entry, outcome: Sequence[Event], answers: Sequence[Envelope], after: After) -> None:
         """As `finish`, with envelopes that exist already."""
         entry.state = EntryState.DONE
         entry.answer = answers[0] if answers else None
@@ -368,12 +378,21 @@ class Participant:
     def is_exhausted(self, entry: Entry) -> bool:
         """Whether what is left to do is not the command but making sure that nothing of it remains."""
         handler = self.handlers[entry.handler]
-        return bool(handler.last_resorts) and entry.envelope.may_refuse and self.retry_of(entry).exhausted(entry.attempts)
+        return bool(handler.last_resorts) and self._may_refuse(entry) and self.retry_of(entry).exhausted(entry.attempts)
+
+    def _may_refuse(self, entry: Entry) -> bool:
+        """Its saga says so; outside of a saga, its contract."""
+        message = self.handlers[entry.handler].message
+        return (
+            entry.envelope.may_refuse
+            and issubclass(message, Command)
+            and (entry.envelope.saga is not None or bool(refusals(message)))
+        )
 
     def _give_up(self, tx: Tx, entry: Entry, after: After) -> bool:
         """Refuse if that is still possible and true. False: go on, or parked (the entry's state says which)."""
         handler = self.handlers[entry.handler]
-        may_refuse = entry.envelope.may_refuse and not entry.key.startswith(REACTION)
+        may_refuse = self._may_refuse(entry)
         attempts_max = self.retry_of(entry).attempts_max
         if may_refuse and (not handler.is_async or not entry.envelope.body):
             self.refuse(tx, entry, "retries exhausted", after)
@@ -386,9 +405,7 @@ class Participant:
 
     def refuse(self, tx: Tx, entry: Entry, reason: str, after: After) -> None:
         """Record a refusal in the name of the service that the command is for."""
-        refusal = StepRefused(
-            service=self.service_of(entry), command=entry.handler, reason=reason, detail=entry.error
-        )
+        refusal = StepRefused(service=self.service_of(entry), command=entry.handler, reason=reason, detail=entry.error)
         envelope = self.envelope_for(refusal, entry, 0)
         if not self.publishes:  # it never reached its participant, so nobody else publishes it
             tx.outbox.add(channel_of(refusal), envelope)

@@ -104,7 +104,9 @@ class Place:
         if view is None:
             raise NotFound(f"{name_of(query)}: there is no such thing")
         if not isinstance(view, query.__answer__):
-            raise TypeError(f"{handler.name} returned {type(view).__name__}; {name_of(query)} is answered by {query.__answer__.__name__}")
+            raise TypeError(
+                f"{handler.name} returned {type(view).__name__}; {name_of(query)} is answered by {query.__answer__.__name__}"
+            )
         return view
 
     async def take_in(self, deliveries: Sequence[Delivery]) -> list[Exception | None]:
@@ -176,7 +178,9 @@ class Place:
             raise
         except Exception as error:
             problem = error
-        return await self._in_transaction(entry, lambda tx, entry, after: self.participant.fail(tx, entry, problem, after))
+        return await self._in_transaction(
+            entry, lambda tx, entry, after: self.participant.fail(tx, entry, problem, after)
+        )
 
     async def _in_transaction(self, entry: Entry, work: Callable[[Tx, Entry, After], object]) -> After:
         def run(tx: Tx) -> After:

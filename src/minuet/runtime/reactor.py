@@ -122,11 +122,15 @@ class Reactor:
 
     def begin(self, saga: Saga, event: Event) -> SagaRef:
         """The saga that this event begins, under today's definition and coordination."""
-        return SagaRef(saga.name, str(getattr(event, saga.key)), saga.fingerprint, self.coordination_of(saga.name), BEGIN)
+        return SagaRef(
+            saga.name, str(getattr(event, saga.key)), saga.fingerprint, self.coordination_of(saga.name), BEGIN
+        )
 
     def begun_by(self, event: Event) -> tuple[SagaRef, ...]:
         """Every saga that an event published here begins."""
-        return tuple(self.begin(saga, event) for saga in self.app.current_sagas.values() if isinstance(event, saga.begins_with))
+        return tuple(
+            self.begin(saga, event) for saga in self.app.current_sagas.values() if isinstance(event, saga.begins_with)
+        )
 
     # -- what becomes due ----------------------------------------------------------------------------------------------
 

@@ -96,7 +96,13 @@ class Relay:
                     confirmed.append(message.position)
                 else:
                     failed.append(message)
-                    log.warning("cannot publish %s %s on %s yet: %s", message.envelope.type, message.envelope.id, message.channel, problem)
+                    log.warning(
+                        "cannot publish %s %s on %s yet: %s",
+                        message.envelope.type,
+                        message.envelope.id,
+                        message.channel,
+                        problem,
+                    )
         if confirmed:
             self.published += len(confirmed)
             self._last_position = max(self._last_position, *confirmed)

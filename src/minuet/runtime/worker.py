@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 
@@ -27,7 +28,9 @@ class Worker:
         grace_s: how long a stop waits for what is under way.
     """
 
-    def __init__(self, place: Place, relay: Relay, hears: Sequence[Transport], ids: Ids, *, grace_s: float = 10.0) -> None:
+    def __init__(
+        self, place: Place, relay: Relay, hears: Sequence[Transport], ids: Ids, *, grace_s: float = 10.0
+    ) -> None:
         self.place = place
         self.relay = relay
         self.hears = hears
@@ -45,7 +48,9 @@ class Worker:
         self._relay_task = loop.create_task(self.relay.run(), name=f"{self.place.name}: relay")
         await self._sweep()
         self._tasks = [loop.create_task(self._recover_for_ever(), name=f"{self.place.name}: recovery")]
-        self._tasks += [loop.create_task(self._hear(transport), name=f"{self.place.name}: hear") for transport in self.hears]
+        self._tasks += [
+            loop.create_task(self._hear(transport), name=f"{self.place.name}: hear") for transport in self.hears
+        ]
 
     async def stop(self) -> None:
         """Take nothing more in, let what is under way end, publish what was committed."""
@@ -77,21 +82,27 @@ class Worker:
             problems = await self.place.take_in(deliveries)
         except Exception as error:  # the commit failed: nothing of the batch was kept
             problems = [error] * len(deliveries)
-        return [(delivery, self._settlement(delivery, problem)) for delivery, problem in zip(deliveries, problems, strict=True)]
+        return [
+            (delivery, self._settlement(delivery, problem))
+            for delivery, problem in zip(deliveries, problems, strict=True)
+        ]
 
     def _settlement(self, delivery: Delivery, problem: Exception | None) -> Done | Again:
         if problem is None:
             return Done()
         if not isinstance(problem, NotYet):
-            log.warning("%s: cannot take in %s yet: %r", self.place.name, delivery.attributes.get("id", delivery.channel), problem)
+            log.warning(
+                "%s: cannot take in %s yet: %r",
+                self.place.name,
+                delivery.attributes.get("id", delivery.channel),
+                problem,
+            )
         return Again(BACKOFF.delay_s(max(1, delivery.deliveries), self.ids.chance()))
 
     async def _recover_for_ever(self) -> None:
         while True:
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._look.wait(), SWEEP_S)
-            except TimeoutError:
-                pass
             self._look.clear()
             try:
                 await self._sweep()
