@@ -94,8 +94,8 @@ class System:
         while True:
             # The future first: what ends the saga while its status is read must not be missed.
             ending = self._ending.setdefault((saga, saga_id), asyncio.get_running_loop().create_future())
-            status = await self.observer.status(saga, saga_id)
-            if status is not None and status.is_final:
+            status = await self.observer.end_of(saga, saga_id)
+            if status is not None:
                 self._ending.pop((saga, saga_id), None)
                 return status
             await asyncio.shield(ending)
@@ -160,6 +160,7 @@ async def running(
     *,
     services: Sequence[str] | None = None,
     serve: bool = False,
+    provided: Mapping[type[Any], Any] | None = None,
     clock: Clock | None = None,
     ids: Ids | None = None,
 ) -> AsyncIterator[System]:
@@ -168,6 +169,7 @@ async def running(
     Args:
         services: their names, ``orchestrator`` among them; by default all.
         serve: also answer HTTP, at ``settings.host`` and ``settings.port``.
+        provided: what handlers get by its type, instead of what their services provide; for tests.
 
     Raises:
         ConfigurationError: says which setting does not fit.
@@ -177,7 +179,7 @@ async def running(
     async with AsyncExitStack() as stack:
         wiring = _Wiring(system, stack)
         await wiring.open()
-        await wiring.provide()
+        await wiring.provide(provided or {})
         if serve:
             await wiring.serve()
         await wiring.start()
@@ -221,7 +223,7 @@ async def publish_again(
         subscription = reactor.subscription(wiring.models_of(reactor))
         if not subscription.wants(channel, envelope):
             raise MessageError(
-                f"{service} does not listen to {envelope.type} on {channel}, so it would not hear it; discard it instead"
+                f"{service} does not listen to {envelope.type} on {channel}, so it would not hear it; discard it"
             )
         await wiring.open_transport(channel)
         (problem,) = await wiring.transport_of(channel).publish([Outgoing(0, channel, envelope)])
@@ -405,11 +407,14 @@ class _Wiring:
         place.touched = self.system.touched
         return place
 
-    async def provide(self) -> None:
-        """Open what handlers ask for by its type."""
+    async def provide(self, given: Mapping[type[Any], Any]) -> None:
+        """Open what handlers ask for by its type, but for what is given."""
         for name, place in self.system.places.items():
             service = self.app.services.get(name)
+            place.participant.provided.update(given)
             for wanted, factory in (service.providers if service else {}).items():
+                if wanted in given:
+                    continue
                 made = asynccontextmanager(factory)(self.system.deployment)
                 place.participant.provided[wanted] = await self.stack.enter_async_context(made)
 

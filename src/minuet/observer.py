@@ -11,13 +11,13 @@ from dataclasses import dataclass, field, replace
 
 from minuet.app import App
 from minuet.codec import Codec, attributes_of
-from minuet.core.compile import BEGUN, Rule
+from minuet.core.compile import BEGUN, Kind, Rule
 from minuet.core.coordinator import Status, due, literal_of, status
 from minuet.core.envelope import Envelope, SagaRef
 from minuet.core.errors import MessageError, NotFound
 from minuet.core.formula import Literal
 from minuet.core.messages import Event, name_of
-from minuet.core.saga import Saga
+from minuet.core.saga import COMPENSATED, COMPLETED, Saga
 from minuet.ports import Entry, EntryState, ParkedMessage, Store, Tx
 
 NEEDS_OPERATOR = "needs operator"
@@ -165,6 +165,21 @@ class Observer:
         seen = await self._seen(name, saga_id)
         saga = self._definition(name, seen)
         return status(saga.rules, seen.known) if seen.known else None
+
+    async def end_of(self, name: str, saga_id: str) -> Status | None:
+        """How the saga ended; None if it goes on, as far as anybody knows. Looks no further than it must."""
+        saga = self.app.saga(name)
+        enders = {rule.service for rule in saga.rules.every if rule.kind is Kind.END} if saga else set()
+        for store in (self.stores[one] for one in enders if one in self.stores):
+            entries = await store.transact(lambda tx: tx.records.entries_of(name, saga_id), reads_only=True)
+            ends = (entry.envelope.saga.step for entry in entries if entry.answer and entry.envelope.saga)
+            for end in ends:
+                if end in (COMPLETED, COMPENSATED):
+                    return Status(end)
+        if saga and len([rule for rule in saga.rules.every if rule.kind is Kind.END]) == 2 and enders <= set(self.stores):
+            return None
+        found = await self.status(name, saga_id)
+        return found if found and found.is_final else None
 
     async def _view(self, name: str, saga_id: str, seen: _Seen | None = None) -> SagaView:
         seen = seen or await self._seen(name, saga_id)

@@ -1,0 +1,1 @@
+"""Leaves: each package keeps the promises of `minuet.ports` with one technology. Only `bootstrap` imports them."""

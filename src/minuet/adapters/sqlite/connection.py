@@ -1,0 +1,161 @@
+"""The one connection to a file, and what a handler may not do with it."""
+
+from __future__ import annotations
+
+import sqlite3
+import weakref
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+from minuet.core.errors import ConfigurationError, DefinitionError
+
+VERSION_MIN = (3, 37, 0)  # STRICT tables
+CACHED_STATEMENTS = 1024
+BUSY_MS = 5000  # for strangers, such as the sqlite3 shell; among us there is the write lock
+CHECKED_BYTES_MAX = 64 * 1024 * 1024
+SAVEPOINT = "minuet"
+OURS = frozenset(
+    {
+        "journal_mode",
+        "locking_mode",
+        "synchronous",
+        "wal_checkpoint",
+        "wal_autocheckpoint",
+        "query_only",
+        "foreign_keys",
+    }
+)
+REFUSAL = (
+    "minuet commits or rolls back, together with its own rows, when the handler has returned or raised: "
+    "a handler must not commit, roll back, begin or close"
+)
+
+
+class Connection(sqlite3.Connection):
+    """What a handler gets. Ending the transaction is refused, in whichever way it is asked for."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.unlocked = True
+        self.refused = False
+        self._cursors: weakref.WeakSet[sqlite3.Cursor] = weakref.WeakSet()
+        self.set_authorizer(self._authorize)
+
+    def run(self, cursor: sqlite3.Cursor, statement: str) -> sqlite3.Cursor:
+        """Run a statement of ours that begins or ends a transaction, or a pragma."""
+        self.unlocked = True
+        try:
+            return cursor.execute(statement)
+        finally:
+            self.unlocked = False
+
+    def _authorize(self, action: int, first: str | None, second: str | None, _: str | None, __: str | None) -> int:
+        # SQLite asks when it prepares a statement. Ours are written unlike any that a handler would write, so a
+        # handler's never is one of ours that is prepared already.
+        ends = (
+            action == sqlite3.SQLITE_TRANSACTION
+            or (action == sqlite3.SQLITE_SAVEPOINT and second == SAVEPOINT)
+            or (action == sqlite3.SQLITE_PRAGMA and str(first).lower() in OURS and second is not None)
+        )
+        if ends and not self.unlocked:
+            self.refused = True
+            return sqlite3.SQLITE_DENY
+        return sqlite3.SQLITE_OK
+
+    def cursor(self, *args: Any, **kwargs: Any) -> Any:
+        made = super().cursor(*args, **kwargs)
+        self._cursors.add(made)
+        return made
+
+    def execute(self, *args: Any) -> sqlite3.Cursor:
+        return cast("sqlite3.Cursor", self.cursor().execute(*args))
+
+    def executemany(self, *args: Any) -> sqlite3.Cursor:
+        return cast("sqlite3.Cursor", self.cursor().executemany(*args))
+
+    def close_cursors(self) -> None:
+        """A cursor that a handler left half read would hold on to its snapshot, and later transactions would fail."""
+        while self._cursors:
+            self._cursors.pop().close()
+
+    def own_cursor(self) -> sqlite3.Cursor:
+        return super().cursor()
+
+    def explain(self, error: BaseException) -> BaseException:
+        """SQLite only says "not authorized"."""
+        if not self.refused:
+            return error
+        self.refused = False
+        if not isinstance(error, sqlite3.DatabaseError):
+            return error
+        explained = DefinitionError(REFUSAL)
+        explained.__cause__ = error
+        return explained
+
+    def _refuse(self, *_: Any) -> NoReturn:
+        raise DefinitionError(REFUSAL)
+
+    commit = rollback = close = __enter__ = executescript = _refuse
+
+    def really_close(self) -> None:
+        super().close()
+
+
+def connect(path: Path) -> Connection:
+    """Open the file, whoever else has it open.
+
+    Raises:
+        ConfigurationError: it cannot be opened, is not a database or is damaged.
+    """
+    if sqlite3.sqlite_version_info < VERSION_MIN:
+        raise ConfigurationError(f"SQLite {sqlite3.sqlite_version} is too old; minuet needs 3.37 or newer")
+    try:
+        connection = sqlite3.connect(
+            path,
+            timeout=BUSY_MS / 1000,
+            isolation_level=None,
+            cached_statements=CACHED_STATEMENTS,
+            factory=Connection,
+        )
+    except sqlite3.Error as error:
+        raise ConfigurationError(
+            f"{path} cannot be opened ({error}); check that its folder exists and may be written to"
+        ) from error
+    try:
+        _set_up(connection, path)
+    except sqlite3.DatabaseError as error:
+        connection.really_close()
+        raise _unusable(path, error) from error
+    except BaseException:
+        connection.really_close()
+        raise
+    connection.unlocked = False
+    return connection
+
+
+def _set_up(connection: Connection, path: Path) -> None:
+    ((mode,),) = connection.execute("PRAGMA journal_mode = WAL").fetchall()
+    if mode != "wal":
+        raise ConfigurationError(f"{path} cannot have a write-ahead log (mode {mode}); put it on a local disk")
+    for pragma in (
+        "synchronous = FULL",
+        "foreign_keys = ON",
+        "wal_autocheckpoint = 0",
+        "cache_size = -16000",
+        "secure_delete = FAST",
+    ):
+        connection.execute(f"PRAGMA {pragma}").fetchall()
+    ((pages, page_bytes),) = connection.execute("SELECT * FROM pragma_page_count, pragma_page_size").fetchall()
+    if pages * page_bytes <= CHECKED_BYTES_MAX:
+        ((found,),) = connection.execute("PRAGMA quick_check(1)").fetchall()
+        if found != "ok":
+            raise sqlite3.DatabaseError(found)
+
+
+def _unusable(path: Path, error: sqlite3.DatabaseError) -> ConfigurationError:
+    if isinstance(error, sqlite3.OperationalError):
+        return ConfigurationError(f"{path} cannot be used: {error}; check its permissions, its disk, and who locks it")
+    return ConfigurationError(
+        f"{path} is not a SQLite database, or is damaged: {error}; restore it from a backup, or move it away together "
+        f"with {path.name}-wal and {path.name}-shm to begin with an empty one"
+    )

@@ -1,0 +1,101 @@
+"""SQLAlchemy over the store's own connection. Imported only when a handler asks for it."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any, NoReturn
+
+import sqlalchemy
+from sqlalchemy import orm
+from sqlalchemy.pool import StaticPool
+
+from minuet.adapters.sqlite.connection import REFUSAL, Connection
+from minuet.core.errors import DefinitionError
+
+
+def _refuse(*_: Any, **__: Any) -> NoReturn:
+    raise DefinitionError(REFUSAL)
+
+
+class BareConnection:
+    """The DB-API connection as SQLAlchemy sees it: the store's, without beginning or end."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.cursor = connection.cursor
+        self.execute = connection.execute
+        self.create_function = connection.create_function
+        self.isolation_level = None
+        self.total_changes = 0
+
+    def commit(self) -> None:
+        """The store does."""
+
+    def rollback(self) -> None:
+        """The store does."""
+
+    def close(self) -> None:
+        """The store does."""
+
+
+class HandlerConnection(sqlalchemy.Connection):
+    """In one SQLAlchemy transaction for its life, which says nothing to SQLite."""
+
+    commit = rollback = begin_twophase = close = invalidate = detach = _refuse
+
+    def begin(self) -> sqlalchemy.RootTransaction:
+        if self.in_transaction():
+            _refuse()
+        return super().begin()
+
+
+class HandlerSession(orm.Session):
+    commit = rollback = prepare = close = invalidate = _refuse
+
+    def begin(self, nested: bool = False) -> orm.SessionTransaction:
+        if not nested:
+            _refuse()
+        return super().begin(nested=True)
+
+    def really_close(self) -> None:
+        super().close()
+
+
+class SqlAlchemyHandles:
+    """One Connection for the life of the store, as making one costs more than a statement; one Session for a work."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._engine = sqlalchemy.create_engine(
+            "sqlite://",
+            creator=lambda: BareConnection(connection),
+            poolclass=StaticPool,
+            pool_reset_on_return=None,
+        )
+        self._connection = HandlerConnection(self._engine)
+        self._session: HandlerSession | None = None
+        self._session_in_use = False
+
+    def handle(self, wanted: type[Any]) -> Any:
+        if not self._connection.in_transaction():
+            self._connection.begin()
+        if wanted is sqlalchemy.Connection:
+            return self._connection
+        if wanted is orm.Session:
+            if self._session is None:
+                self._session = HandlerSession(bind=self._connection)
+            self._session_in_use = True
+            return self._session
+        return None
+
+    def create_all(self, metadata: sqlalchemy.MetaData) -> None:
+        metadata.create_all(self._connection, checkfirst=True)
+
+    def flush(self) -> None:
+        if self._session_in_use and self._session:
+            self._session.flush()
+
+    def forget(self) -> None:
+        """Objects are a work's own: the next one reads anew. A session that failed would go on failing."""
+        if self._session_in_use and self._session:
+            self._session.really_close()
+        self._session = None
+        self._session_in_use = False

@@ -1,0 +1,138 @@
+"""The embedded broker's tables, verb by verb: one row for each message and group that wants it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from pydantic_core import from_json
+
+from minuet.core.projection import Coordination
+from minuet.ports import Delivery, Done, Outgoing, Settlement, Subscription
+
+VERSION = "SELECT version FROM minuet_groups_version"
+GROUPS = "SELECT subscription FROM minuet_groups ORDER BY name"
+DECLARE = """INSERT INTO minuet_groups VALUES (?1, ?2)
+    ON CONFLICT (name) DO UPDATE SET subscription = excluded.subscription WHERE subscription <> excluded.subscription"""
+CHANGED = "UPDATE minuet_groups_version SET version = version + 1"
+
+KEEP = "INSERT INTO minuet_queue (name, channel, key, attributes, body) VALUES (?, ?, ?, ?, ?)"
+# Nothing may be given out behind a message of its key that is in someone's hands or delayed. What comes earlier and is
+# free and due is in this batch itself, in its order. The first OR is the condition of an index, which is used for it.
+CLAIM = """UPDATE minuet_queue SET owner = ?1, deliveries = deliveries + 1 WHERE position IN (
+        SELECT position FROM minuet_queue AS free
+        WHERE name = ?2 AND owner IS NULL AND due_at <= ?3 AND (key = '' OR NOT EXISTS (
+            SELECT 1 FROM minuet_queue AS earlier
+            WHERE (owner IS NOT NULL OR due_at > 0) AND (owner IS NOT NULL OR due_at > ?3)
+                AND name = ?2 AND key = free.key AND position < free.position))
+        ORDER BY position LIMIT ?4)
+    RETURNING position, channel, attributes, body, deliveries"""
+NEXT_DUE = "SELECT min(due_at) FROM minuet_queue WHERE name = ? AND due_at > 0 AND due_at > ? AND owner IS NULL"
+DONE = "DELETE FROM minuet_queue WHERE position = ? AND owner = ?"
+AGAIN = "UPDATE minuet_queue SET owner = NULL, due_at = ? WHERE position = ? AND owner = ?"
+OWNERS = "SELECT min(owner) FROM minuet_queue WHERE owner IS NOT NULL AND owner > ?"
+ANY_FREE = "SELECT 1 FROM minuet_queue WHERE name = ? AND owner IS NULL LIMIT 1"
+FREE = "UPDATE minuet_queue SET owner = NULL WHERE owner IS NOT NULL AND owner = ?"
+
+
+def subscription_to_text(subscription: Subscription) -> str:
+    wanted = {channel: dict(types) for channel, types in subscription.wanted.items()}
+    return json.dumps([subscription.group, wanted, sorted(subscription.understood)], sort_keys=True)
+
+
+def subscription_of(text: str) -> Subscription:
+    group, wanted, understood = json.loads(text)
+    return Subscription(
+        group=group,
+        wanted={
+            channel: {name: Coordination(how) if how else None for name, how in types.items()}
+            for channel, types in wanted.items()
+        },
+        understood=frozenset(understood),
+    )
+
+
+class Token(NamedTuple):
+    position: int
+    group: str
+
+
+class Queues:
+    """Used on the database's thread only."""
+
+    def __init__(self, cursor: sqlite3.Cursor, instance: str, gone: Callable[[str], bool]) -> None:
+        self._cursor = cursor
+        self._execute = cursor.execute
+        self._instance = instance
+        self._gone = gone
+        self._groups: Sequence[Subscription] = ()
+        self._groups_version = 0
+
+    def declare(self, subscriptions: Sequence[Subscription]) -> None:
+        changed = 0
+        for subscription in subscriptions:
+            changed += self._execute(DECLARE, (subscription.group, subscription_to_text(subscription))).rowcount
+        if changed:
+            self._execute(CHANGED)
+
+    def groups(self) -> Sequence[Subscription]:
+        """As they are registered now, by whichever process."""
+        ((version,),) = self._execute(VERSION).fetchall()
+        if version != self._groups_version:
+            self._groups = [subscription_of(text) for (text,) in self._execute(GROUPS).fetchall()]
+            self._groups_version = version
+        return self._groups
+
+    def keep(self, messages: Sequence[tuple[Outgoing, str]]) -> frozenset[str]:
+        """Queue the messages, each given with its attributes as text; return the groups that have news."""
+        groups = self.groups()
+        rows = [
+            (group.group, message.channel, message.envelope.key, attributes, message.envelope.body)
+            for message, attributes in messages
+            for group in groups
+            if group.wants(message.channel, message.envelope)
+        ]
+        self._cursor.executemany(KEEP, rows)
+        return frozenset(row[0] for row in rows)
+
+    def claim(self, group: str, limit: int, now: float) -> tuple[Sequence[Delivery], float | None]:
+        """Up to ``limit`` messages, or none and when to ask again, if a delayed one will become due."""
+        rows = self._execute(CLAIM, (self._instance, group, now, limit)).fetchall()
+        if not rows:
+            ((due_at,),) = self._execute(NEXT_DUE, (group, now)).fetchall()
+            return (), due_at
+        return [delivery_of(row, group) for row in sorted(rows)], None
+
+    def settle(self, settled: Sequence[tuple[Delivery, Settlement]], now: float) -> frozenset[str]:
+        """Do so, and return the groups that have something which may be due now: it may have waited for these."""
+        done = [(delivery.token.position, self._instance) for delivery, how in settled if isinstance(how, Done)]
+        again = [
+            (now + how.delay_s if how.delay_s > 0 else 0.0, delivery.token.position, self._instance)
+            for delivery, how in settled
+            if not isinstance(how, Done)
+        ]
+        if done:
+            self._cursor.executemany(DONE, done)
+        if again:
+            self._cursor.executemany(AGAIN, again)
+        groups = {delivery.token.group for delivery, _ in settled}
+        return frozenset(group for group in groups if self._execute(ANY_FREE, (group,)).fetchall())
+
+    def free_mine(self) -> None:
+        self._execute(FREE, (self._instance,))
+
+    def free_the_gone(self) -> None:
+        """What the gone had in hand is anybody's."""
+        ((owner,),) = self._execute(OWNERS, ("",)).fetchall()
+        while owner is not None:
+            if self._gone(owner):
+                self._execute(FREE, (owner,))
+            ((owner,),) = self._execute(OWNERS, (owner,)).fetchall()
+
+
+def delivery_of(row: tuple[Any, ...], group: str) -> Delivery:
+    position, channel, attributes, body, deliveries = row
+    found: Mapping[str, str] = from_json(attributes)
+    return Delivery(channel, found, body, deliveries, Token(position, group))

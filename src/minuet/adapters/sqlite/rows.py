@@ -1,0 +1,106 @@
+"""Between rows and what the ports speak of."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from pydantic_core import from_json, to_json
+
+from minuet.codec import attributes_of, envelope_from
+from minuet.core.envelope import Envelope
+from minuet.core.formula import Literal
+from minuet.ports import Entry, EntryState, Outgoing, ParkedMessage
+
+Row = tuple[Any, ...]
+
+ENTRY = (
+    "key, handler, attributes, body, digest, state, attempts, due_at, owner, waits_for, "
+    "answer_attributes, answer_body, error, changed_at"
+)
+
+
+def attributes_to_text(envelope: Envelope) -> str:
+    return to_json(attributes_of(envelope)).decode()
+
+
+def envelope_of(attributes: str, body: bytes) -> Envelope:
+    return envelope_from(from_json(attributes), body)
+
+
+def changing(entry: Entry) -> Row:
+    """The columns of an entry that `Inbox.update` writes."""
+    answer = entry.answer
+    envelope = entry.envelope
+    return (
+        attributes_to_text(envelope),
+        envelope.body,
+        entry.digest,
+        entry.state.value,
+        entry.attempts,
+        entry.due_at,
+        entry.owner,
+        entry.waits_for,
+        attributes_to_text(answer) if answer else None,
+        answer.body if answer else None,
+        entry.error,
+        entry.changed_at,
+    )
+
+
+def entry_of(row: Row) -> Entry:
+    (key, handler, attributes, body, digest, state, attempts, due_at, owner, waits_for, answered, answer, error, at) = (
+        row
+    )
+    return Entry(
+        key=key,
+        handler=handler,
+        envelope=envelope_of(attributes, body),
+        digest=digest,
+        state=EntryState(state),
+        attempts=attempts,
+        due_at=due_at,
+        owner=owner,
+        waits_for=waits_for,
+        answer=envelope_of(answered, answer) if answered is not None else None,
+        error=error,
+        changed_at=at,
+    )
+
+
+def outgoing_of(row: Row) -> Outgoing:
+    position, channel, attributes, body = row
+    return Outgoing(position, channel, envelope_of(attributes, body))
+
+
+def parked_of(row: Row) -> ParkedMessage:
+    message_id, channel, attributes, body, reason, parked_at = row
+    return ParkedMessage(
+        id=message_id, channel=channel, attributes=from_json(attributes), body=body, reason=reason, parked_at=parked_at
+    )
+
+
+literal_of = functools.lru_cache(maxsize=10_000)(Literal.parse)
+
+
+class KnownOfSaga(Mapping[Literal, Envelope]):
+    """What is known of a saga. Most of it is only asked whether it is there, so an envelope is made when looked at."""
+
+    def __init__(self, rows: Iterable[tuple[str, str, bytes]]) -> None:
+        self._rows = {literal_of(literal): (attributes, body) for literal, attributes, body in rows}
+
+    def __getitem__(self, literal: Literal) -> Envelope:
+        return envelope_of(*self._rows[literal])
+
+    def __contains__(self, literal: object) -> bool:
+        return literal in self._rows
+
+    def __iter__(self) -> Iterator[Literal]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({dict(self)!r})"

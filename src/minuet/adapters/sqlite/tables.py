@@ -1,0 +1,233 @@
+"""The store's tables, verb by verb. Each verb is one statement where it can be, with a constant text."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+
+from minuet.adapters.sqlite.rows import (
+    ENTRY,
+    KnownOfSaga,
+    Row,
+    attributes_to_text,
+    changing,
+    entry_of,
+    outgoing_of,
+    parked_of,
+)
+from minuet.core.envelope import Envelope
+from minuet.core.formula import Literal
+from minuet.ports import Entry, EntryState, Outgoing, ParkedMessage
+
+FIND = f"SELECT {ENTRY} FROM minuet_inbox WHERE key = ?"
+ADD = f"""INSERT INTO minuet_inbox (saga, saga_id, {ENTRY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (key) DO NOTHING"""
+_COLUMNS = (
+    "attributes",
+    "body",
+    "digest",
+    "state",
+    "attempts",
+    "due_at",
+    "owner",
+    "waits_for",
+    "answer_attributes",
+    "answer_body",
+    "error",
+    "changed_at",
+)
+SAVE = f"""INSERT INTO minuet_inbox (saga, saga_id, {ENTRY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (key) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _COLUMNS)}
+    WHERE minuet_inbox.owner = ? AND minuet_inbox.state = 'due'"""
+RENAME = "UPDATE minuet_inbox SET key = ? WHERE key = ? AND owner = ? AND state = 'due'"
+TAKE = f"""UPDATE minuet_inbox SET owner = ? WHERE position IN (
+        SELECT position FROM minuet_inbox
+        WHERE state = 'due' AND (owner IS NULL OR owner IN (SELECT value FROM json_each(?)))
+        ORDER BY position LIMIT ?)
+    RETURNING position, {ENTRY}"""
+OWNERS = "SELECT min(owner) FROM minuet_inbox WHERE state = 'due' AND owner > ?"
+WAITING_FOR = f"""SELECT {ENTRY} FROM minuet_inbox
+    WHERE waits_for IS NOT NULL AND waits_for = ? AND state = 'due' AND owner = ? ORDER BY position"""
+RELEASE = "UPDATE minuet_inbox SET owner = NULL WHERE state = 'due' AND owner = ?"
+REOPEN = """UPDATE minuet_inbox SET state = 'due', attempts = 0, due_at = 0, owner = NULL
+    WHERE key = ? AND state = 'parked'"""
+PARKED_ENTRIES = f"SELECT {ENTRY} FROM minuet_inbox WHERE state = 'parked' ORDER BY position LIMIT ?"
+ENTRIES_OF = f"SELECT {ENTRY} FROM minuet_inbox WHERE saga_id = ? AND saga = ? ORDER BY position"
+
+LEARN = """INSERT INTO minuet_known (saga, saga_id, literal, is_first, attributes, body)
+    VALUES (?1, ?2, ?3, NOT EXISTS (SELECT 1 FROM minuet_known WHERE saga = ?1 AND saga_id = ?2), ?4, ?5)
+    ON CONFLICT (saga, saga_id, literal) DO NOTHING"""
+KNOWN = "SELECT literal, attributes, body FROM minuet_known WHERE saga = ? AND saga_id = ? ORDER BY position"
+RECENT = """SELECT position, saga, saga_id FROM minuet_known
+    WHERE is_first AND position < ? ORDER BY position DESC LIMIT ?"""
+
+SEND = "INSERT INTO minuet_outbox (channel, attributes, body, owner) VALUES (?, ?, ?, ?)"
+SENT = "DELETE FROM minuet_outbox WHERE position = ?"
+TAKE_SENDING = """UPDATE minuet_outbox SET owner = ? WHERE position IN (
+        SELECT position FROM minuet_outbox
+        WHERE owner IS NULL OR owner IN (SELECT value FROM json_each(?)) ORDER BY position LIMIT ?)
+    RETURNING position, channel, attributes, body"""
+SENDERS = "SELECT min(owner) FROM minuet_outbox WHERE owner > ?"
+MINE = """SELECT position, channel, attributes, body FROM minuet_outbox
+    WHERE owner = ? AND position > ? ORDER BY position LIMIT ?"""
+
+PARK = "INSERT OR REPLACE INTO minuet_parked VALUES (?, ?, ?, ?, ?, ?)"
+PARKED = "SELECT * FROM minuet_parked WHERE id = ?"
+UNPARK = "DELETE FROM minuet_parked WHERE id = ?"
+ALL_PARKED = "SELECT * FROM minuet_parked ORDER BY parked_at, rowid LIMIT ?"
+
+PUT_VIEW = "INSERT INTO minuet_read_models VALUES (?, ?, ?) ON CONFLICT (query, key) DO UPDATE SET view = excluded.view"
+GET_VIEW = "SELECT view FROM minuet_read_models WHERE query = ? AND key = ?"
+
+POSITION_MAX = 2**63 - 1
+
+
+class Table:
+    """All tables share one cursor: each verb reads to the end what it asks for."""
+
+    def __init__(self, cursor: sqlite3.Cursor, instance: str, gone: Callable[[str], bool]) -> None:
+        self._cursor = cursor
+        self._execute = cursor.execute
+        self._instance = instance
+        self._gone = gone
+
+    def _gone_owners(self, next_owner: str) -> str:
+        """As JSON. Owners are few and rows may be many, so we hop from one to the next through the index."""
+        owners: list[str] = []
+        ((owner,),) = self._execute(next_owner, ("",)).fetchall()
+        while owner is not None:
+            owners.append(owner)
+            ((owner,),) = self._execute(next_owner, (owner,)).fetchall()
+        return json.dumps([owner for owner in owners if self._gone(owner)])
+
+
+class SqliteInbox(Table):
+    def find(self, key: str) -> Entry | None:
+        rows = self._execute(FIND, (key,)).fetchall()
+        return entry_of(rows[0]) if rows else None
+
+    def add(self, entry: Entry) -> bool:
+        return self._execute(ADD, self._row(entry)).rowcount == 1
+
+    def save(self, entry: Entry) -> bool:
+        return self._execute(SAVE, (*self._row(entry), self._instance)).rowcount == 1
+
+    def _row(self, entry: Entry) -> Row:
+        entry.owner = self._instance if entry.state is EntryState.DUE else None
+        saga = entry.envelope.saga
+        ref = (saga.name, saga.id) if saga else (None, None)
+        return (*ref, entry.key, entry.handler, *changing(entry))
+
+    def rename(self, entry: Entry, key: str) -> bool:
+        return self._execute(RENAME, (key, entry.key, self._instance)).rowcount == 1
+
+    def take(self, limit: int) -> Sequence[Entry]:
+        rows = self._execute(TAKE, (self._instance, self._gone_owners(OWNERS), limit)).fetchall()
+        return [entry_of(row[1:]) for row in sorted(rows, key=lambda row: int(row[0]))]
+
+    def waiting_for(self, what: str) -> Sequence[Entry]:
+        return [entry_of(row) for row in self._execute(WAITING_FOR, (what, self._instance)).fetchall()]
+
+    def release(self) -> None:
+        self._execute(RELEASE, (self._instance,))
+
+    def reopen(self, key: str) -> bool:
+        return self._execute(REOPEN, (key,)).rowcount == 1
+
+
+class SqliteKnown(Table):
+    def learn(self, saga: str, saga_id: str, literal: Literal, envelope: Envelope) -> Mapping[Literal, Envelope] | None:
+        row = (saga, saga_id, str(literal), attributes_to_text(envelope), envelope.body)
+        if self._execute(LEARN, row).rowcount != 1:
+            return None
+        return self.of(saga, saga_id)
+
+    def of(self, saga: str, saga_id: str) -> Mapping[Literal, Envelope]:
+        return KnownOfSaga(self._execute(KNOWN, (saga, saga_id)).fetchall())
+
+    def recent(self, limit: int, before: int | None = None) -> Sequence[tuple[int, str, str]]:
+        return self._execute(RECENT, (POSITION_MAX if before is None else before, limit)).fetchall()
+
+
+class SqliteOutbox(Table):
+    """What is added is written at the end of the transaction, all at once, or when somebody looks."""
+
+    def __init__(self, cursor: sqlite3.Cursor, instance: str, gone: Callable[[str], bool]) -> None:
+        super().__init__(cursor, instance, gone)
+        self._added: list[tuple[str, Envelope]] = []
+        self._positions: list[int] = []
+
+    def add(self, channel: str, envelope: Envelope) -> None:
+        self._added.append((channel, envelope))
+
+    def remove(self, positions: Sequence[int]) -> None:
+        self.write()
+        self._cursor.executemany(SENT, [(position,) for position in positions])
+
+    def take(self, limit: int) -> Sequence[Outgoing]:
+        self.write()
+        rows = self._execute(TAKE_SENDING, (self._instance, self._gone_owners(SENDERS), limit)).fetchall()
+        return [outgoing_of(row) for row in sorted(rows)]
+
+    def mine(self, limit: int, after: int) -> Sequence[Outgoing]:
+        self.write()
+        return [outgoing_of(row) for row in self._execute(MINE, (self._instance, after, limit)).fetchall()]
+
+    def mark(self) -> tuple[int, int]:
+        return len(self._added), len(self._positions)
+
+    def back_to(self, mark: tuple[int, int]) -> None:
+        """Forget what was added since. What was written since, though added before, is to be written again."""
+        added, written = mark
+        del self._added[added:]
+        del self._positions[written:]
+
+    def write(self) -> None:
+        new = self._added[len(self._positions) :]
+        if not new:
+            return
+        rows = [(channel, attributes_to_text(envelope), envelope.body, self._instance) for channel, envelope in new]
+        self._cursor.executemany(SEND, rows)
+        ((last,),) = self._execute("SELECT last_insert_rowid()").fetchall()
+        self._positions.extend(range(last - len(new) + 1, last + 1))
+
+    def written(self) -> Sequence[Outgoing]:
+        """What was added in this transaction, which begins anew."""
+        outgoing = [Outgoing(position, *added) for position, added in zip(self._positions, self._added, strict=True)]
+        self.back_to((0, 0))
+        return outgoing
+
+
+class SqliteParked(Table):
+    def add(self, message: ParkedMessage) -> None:
+        attributes = json.dumps(dict(message.attributes))
+        row = (message.id, message.channel, attributes, message.body, message.reason, message.parked_at)
+        self._execute(PARK, row)
+
+    def get(self, message_id: str) -> ParkedMessage | None:
+        rows = self._execute(PARKED, (message_id,)).fetchall()
+        return parked_of(rows[0]) if rows else None
+
+    def remove(self, message_id: str) -> bool:
+        return self._execute(UNPARK, (message_id,)).rowcount == 1
+
+    def all(self, limit: int) -> Sequence[ParkedMessage]:
+        return [parked_of(row) for row in self._execute(ALL_PARKED, (limit,)).fetchall()]
+
+    def entries(self, limit: int) -> Sequence[Entry]:
+        return [entry_of(row) for row in self._execute(PARKED_ENTRIES, (limit,)).fetchall()]
+
+
+class SqliteReadModels(Table):
+    def put(self, query: str, key: str, view: bytes) -> None:
+        self._execute(PUT_VIEW, (query, key, view))
+
+    def get(self, query: str, key: str) -> bytes | None:
+        rows = self._execute(GET_VIEW, (query, key)).fetchall()
+        return bytes(rows[0][0]) if rows else None
+
+
+class SqliteRecords(Table):
+    def entries_of(self, saga: str, saga_id: str) -> Sequence[Entry]:
+        return [entry_of(row) for row in self._execute(ENTRIES_OF, (saga_id, saga)).fetchall()]

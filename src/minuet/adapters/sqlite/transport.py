@@ -1,0 +1,157 @@
+"""The embedded broker: a transport on a SQLite file that the processes of one machine share."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from minuet.adapters.sqlite.connection import Connection
+from minuet.adapters.sqlite.database import Rider, SqliteDatabase
+from minuet.adapters.sqlite.queues import Queues
+from minuet.adapters.sqlite.rows import attributes_to_text
+from minuet.adapters.sqlite.schema import install
+from minuet.adapters.sqlite.wal import FRAMES_MAX
+from minuet.core.errors import MessageError
+from minuet.ports import Again, Clock, Delivery, Features, Ids, Outgoing, Settlement, Subscription
+
+
+class SqliteTransport:
+    """An opening of a broker's file. Its receivers, and those of other openings, compete.
+
+    Args:
+        path: of the file.
+        clock: when a delayed message is due.
+        ids: names this instance.
+        inline: without a thread, for simulations.
+        frames_max: how long the write-ahead log may get before it is checkpointed, in pages.
+    """
+
+    features = Features()
+
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        *,
+        clock: Clock,
+        ids: Ids,
+        inline: bool = False,
+        frames_max: int = FRAMES_MAX,
+    ) -> None:
+        self._clock = clock
+        self._instance = ids.new()
+        self._database = SqliteDatabase(
+            Path(path),
+            instance=self._instance,
+            disturbed=self._disturbed,
+            bereft=self._bereft,
+            inline=inline,
+            frames_max=frames_max,
+        )
+        self._news: dict[str, asyncio.Event] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def commits(self) -> int:
+        return self._database.commits
+
+    async def start(self) -> None:
+        await self._database.start(self._prepare)
+
+    def _prepare(self, connection: Connection) -> Rider:
+        install(connection, "broker.sql")
+        self._queues = Queues(connection.own_cursor(), self._instance, self._database.instances.gone)
+        self._queues.free_the_gone()
+        return Rider()
+
+    async def declare(self, subscriptions: Sequence[Subscription]) -> None:
+        await self._database.submit(lambda: self._queues.declare(subscriptions))
+
+    async def publish(self, messages: Sequence[Outgoing]) -> Sequence[Exception | None]:
+        errors = [self._refuse(message) for message in messages]
+        good = [
+            (message, attributes_to_text(message.envelope))
+            for message, error in zip(messages, errors, strict=True)
+            if error is None
+        ]
+        try:
+            groups = await self._database.submit(lambda: self._queues.keep(good))
+        except Exception as failed:
+            return [error or failed for error in errors]
+        for group in groups:
+            self._tell(group)
+        return errors
+
+    def _refuse(self, message: Outgoing) -> Exception | None:
+        envelope, most = message.envelope, self.features.body_bytes_max
+        if len(envelope.body) <= most:
+            return None
+        return MessageError(f"{envelope.type} {envelope.id} has {len(envelope.body)} bytes, {most} is the most")
+
+    async def receive(self, group: str, limit: int) -> Sequence[Delivery]:
+        news = self._news.setdefault(group, asyncio.Event())
+        while True:
+            news.clear()
+            taken, due_at = await self._claim(group, limit)
+            if taken:
+                return taken
+            alarm = self._alarm(due_at, news) if due_at is not None else None
+            try:
+                await news.wait()
+            finally:
+                if alarm:
+                    alarm.cancel()
+
+    async def _claim(self, group: str, limit: int) -> tuple[Sequence[Delivery], float | None]:
+        claiming = self._database.submit(lambda: self._queues.claim(group, limit, self._clock.now()))
+        try:
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:  # whom it was for is gone, but it will be claimed
+            claiming.add_done_callback(self._give_back)
+            raise
+
+    def _give_back(self, claimed: asyncio.Future[tuple[Sequence[Delivery], float | None]]) -> None:
+        if not claimed.cancelled() and not claimed.exception() and claimed.result()[0] and self._database.is_open:
+            self._in_background(self._give_all_back(claimed.result()[0]))
+
+    async def _give_all_back(self, deliveries: Sequence[Delivery]) -> None:
+        with contextlib.suppress(Exception):  # closing frees them too
+            await self.settle([(delivery, Again()) for delivery in deliveries])
+
+    def _alarm(self, due_at: float, news: asyncio.Event) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(max(0.0, due_at - self._clock.now()), news.set)
+
+    async def settle(self, settled: Sequence[tuple[Delivery, Settlement]]) -> None:
+        for group in await self._database.submit(lambda: self._queues.settle(settled, self._clock.now())):
+            self._tell(group)
+
+    async def close(self) -> None:
+        if self._database.is_open:
+            freed = self._database.submit(self._queues.free_mine)
+            await self._database.close()
+            await freed
+
+    def _disturbed(self) -> None:
+        for group in self._news:
+            self._tell(group)
+
+    def _bereft(self) -> None:
+        if self._database.is_open:
+            self._in_background(self._free_the_gone())
+
+    async def _free_the_gone(self) -> None:
+        with contextlib.suppress(Exception):  # at the next occasion
+            await self._database.submit(self._queues.free_the_gone)
+        self._disturbed()
+
+    def _in_background(self, doing: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(doing)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _tell(self, group: str) -> None:
+        if group in self._news:
+            self._news[group].set()

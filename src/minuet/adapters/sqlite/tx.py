@@ -1,0 +1,127 @@
+"""One unit of work on the store, and the handles of the user's own database that go with it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from minuet.adapters.sqlite import tables
+from minuet.adapters.sqlite.connection import Connection
+from minuet.adapters.sqlite.database import KEEP, RELEASE, UNDO, Rider
+from minuet.core.errors import ConfigurationError
+from minuet.ports import Inbox, KnownMessages, Outbox, Outgoing, Parked, ReadModels, Records
+
+if TYPE_CHECKING:
+    from minuet.adapters.sqlite.handles import SqlAlchemyHandles
+
+
+class SqliteTx(Rider):
+    """All works use the same one, one after the other."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        instance: str,
+        gone: Callable[[str], bool],
+        committed: Callable[[Sequence[Outgoing]], None],
+    ) -> None:
+        cursor = connection.own_cursor()
+        self.inbox: Inbox = tables.SqliteInbox(cursor, instance, gone)
+        self.known: KnownMessages = tables.SqliteKnown(cursor, instance, gone)
+        self._outbox = tables.SqliteOutbox(cursor, instance, gone)
+        self.parked: Parked = tables.SqliteParked(cursor, instance, gone)
+        self.read_models: ReadModels = tables.SqliteReadModels(cursor, instance, gone)
+        self.records: Records = tables.SqliteRecords(cursor, instance, gone)
+        self.outbox: Outbox = self._outbox
+        self._connection = connection
+        self._cursor = cursor
+        self._committed = committed
+        self._marks: list[tuple[int, int]] = []
+        self._handed_out = False
+        self._sqlalchemy: SqlAlchemyHandles | None = None
+
+    def handle(self, wanted: type[Any]) -> Any:
+        self._handed_out = True
+        if wanted is sqlite3.Connection:
+            return self._connection
+        if wanted.__module__.partition(".")[0] == "sqlalchemy":
+            found = self.sqlalchemy().handle(wanted)
+            if found is not None:
+                return found
+        offered = "sqlite3.Connection" + (
+            ", sqlalchemy.Connection or sqlalchemy.orm.Session" if find_spec("sqlalchemy") else ""
+        )
+        raise ConfigurationError(
+            f"a sqlite store has no {wanted.__module__}.{wanted.__qualname__} for a handler; it has {offered}"
+        )
+
+    def sqlalchemy(self) -> SqlAlchemyHandles:
+        if self._sqlalchemy is None:
+            from minuet.adapters.sqlite.handles import SqlAlchemyHandles
+
+            self._sqlalchemy = SqlAlchemyHandles(self._connection)
+        return self._sqlalchemy
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        self._end(KEEP)
+        self.begin()
+        try:
+            yield
+            self.end()
+        except BaseException as error:
+            self.undo()
+            if self._connection.in_transaction:
+                self._end(UNDO)
+                self._end(RELEASE)
+            explained = self._connection.explain(error)
+            if explained is error:
+                raise
+            raise explained from error
+        self._end(RELEASE)
+
+    def _end(self, statement: str) -> None:
+        self._connection.run(self._cursor, statement)
+
+    # -- as a rider of the database's transactions ---------------------------------------------------------------------
+
+    def begin(self) -> None:
+        self._marks.append(self._outbox.mark())
+
+    def end(self) -> None:
+        if self._handed_out:
+            self._take_back()
+        self._marks.pop()
+
+    def _take_back(self) -> None:
+        if self._sqlalchemy:
+            self._sqlalchemy.flush()
+        if len(self._marks) == 1:
+            self._forget_handles()
+
+    def _forget_handles(self) -> None:
+        self._handed_out = False
+        if self._sqlalchemy:
+            self._sqlalchemy.forget()
+        self._connection.close_cursors()
+
+    def undo(self) -> None:
+        self._outbox.back_to(self._marks.pop())
+        if self._handed_out:
+            self._forget_handles()
+
+    def before_commit(self) -> None:
+        self._outbox.write()
+
+    def after_commit(self) -> Callable[[], None] | None:
+        added = self._outbox.written()
+        return partial(self._committed, added) if added else None
+
+    def rolled_back(self) -> None:
+        self._marks.clear()
+        self._outbox.back_to((0, 0))
+        self._forget_handles()

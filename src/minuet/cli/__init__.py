@@ -1,0 +1,1 @@
+"""The command line. One module for each noun; whatever is heavy is imported when a command runs."""

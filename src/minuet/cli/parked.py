@@ -1,0 +1,190 @@
+"""`minuet parked`: what no service can go on with by itself, and what an operator does about it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from minuet.cli.loading import AppOption, ConfigOption, DataOption, JsonOption, observing, run_async
+from minuet.cli.tables import console, moment, print_json, readable, table
+from minuet.core.errors import ConfigurationError, NotFound
+
+if TYPE_CHECKING:
+    from minuet.observer import Observer, ParkedView
+
+app = typer.Typer(help="Messages and commands that need an operator.", no_args_is_help=True)
+
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="As `minuet parked list` names it.")]
+
+
+@app.command("list")
+def list_parked(
+    limit: Annotated[int, typer.Option("--limit", min=1, max=100_000, help="At most so many.")] = 200,
+    app: AppOption = None,
+    data: DataOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List everything that is parked, the oldest first.
+
+    Example: minuet parked list
+    """
+
+    async def look() -> list[ParkedView]:
+        async with observing(app, data, config) as observer:
+            return await observer.parked(limit=limit)
+
+    views = run_async(look)
+    if as_json:
+        print_json({"parked": views})
+    elif not views:
+        console().print("nothing is parked")
+    else:
+        console().print(_list(views))
+
+
+def _list(views: list[ParkedView]) -> Any:
+    from rich.text import Text
+
+    rows = table()
+    rows.add_column("id", overflow="fold", ratio=3)
+    rows.add_column("what", no_wrap=True)
+    rows.add_column("since", no_wrap=True)
+    rows.add_column("why", ratio=4)
+    for one in views:
+        tried = f" (tried {one.attempts} times)" if one.attempts else ""
+        rows.add_row(Text(one.id), Text(f"{one.kind} {one.type}"), moment(one.parked_at), Text(one.reason + tried))
+    return rows
+
+
+@app.command("show")
+def show_parked(
+    parked_id: IdArgument,
+    app: AppOption = None,
+    data: DataOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one of them with its attributes and its body.
+
+    Example: minuet parked show inventory:orders/17
+    """
+
+    async def look() -> ParkedView:
+        async with observing(app, data, config) as observer:
+            return await observer.parked_one(parked_id)
+
+    view = run_async(look)
+    if as_json:
+        print_json(view)
+    else:
+        _print_one(view)
+
+
+def _print_one(view: ParkedView) -> None:
+    from rich.json import JSON
+    from rich.text import Text
+
+    screen = console()
+    screen.print(Text(view.id, style="bold"), soft_wrap=True)
+    where = f" on {view.channel}" if view.channel else ""
+    screen.print(f"{view.kind} {view.type}{where}, parked {moment(view.parked_at)}", style="dim")
+    tried = f" (tried {view.attempts} times)" if view.attempts else ""
+    screen.print(Text.assemble("why: ", (view.reason + tried, "red")))
+    rows = table("Attributes", show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in sorted(view.attributes.items()):
+        rows.add_row(Text(name, style="dim"), Text(value))
+    screen.print()
+    screen.print(rows)
+    screen.print(Text("\nBody", style="bold"))
+    body = readable(view.body)
+    screen.print(Text(body) if isinstance(body, str) else JSON.from_data(body), soft_wrap=True)
+
+
+@app.command("retry")
+def retry(
+    parked_id: IdArgument,
+    body: Annotated[
+        Path | None,
+        typer.Option("--body", metavar="FILE", exists=True, dir_okay=False, help="Mend its body first."),
+    ] = None,
+    app: AppOption = None,
+    data: DataOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Try it again: a message is published once more on its channel, a command is due once more.
+
+    Example: minuet parked retry inventory:orders/17 --body mended.json
+    """
+
+    async def mend() -> str:
+        async with _at_work(app, data, config) as work:
+            return await work.retry(parked_id, body.read_bytes() if body else None)
+
+    typer.echo(run_async(mend))
+
+
+@app.command("discard")
+def discard(
+    parked_id: IdArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    app: AppOption = None,
+    data: DataOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Take a parked message away for good. A command can only be retried: somebody is owed its answer.
+
+    Example: minuet parked discard inventory:orders/17 --yes
+    """
+
+    async def forget() -> ParkedView:
+        async with observing(app, data, config) as observer:
+            view = await observer.parked_one(parked_id)
+            if view.kind == "message" and not yes:
+                typer.confirm(f"Discard {view.type} for good? It cannot be brought back.", abort=True, err=True)
+            return await observer.forget(parked_id)
+
+    view = run_async(forget)
+    typer.echo(f"{view.id} is gone: {view.type}, parked because {view.reason}")
+
+
+@dataclass(frozen=True, slots=True)
+class AtWork:
+    """What a retry needs."""
+
+    observer: Observer
+    publish: Any
+
+    async def retry(self, parked_id: str, body: bytes | None) -> str:
+        view = await self.observer.parked_one(parked_id)
+        if view.kind == "message":
+            await self.publish(view.service, view.channel, view.attributes, view.body if body is None else body)
+            await self.observer.forget(parked_id)
+            mended = ", mended," if body is not None else ""
+            return (
+                f"{view.type}{mended} is published again on {view.channel}; {view.service} hears it as soon as it runs"
+            )
+        if body is not None:
+            raise ConfigurationError(
+                f"{parked_id} is a {view.kind}: what it says is decided, so retry it without --body"
+            )
+        if not await self.observer.reopen(parked_id):
+            raise NotFound(f"nothing is parked as {parked_id!r} any more")
+        return f"{view.type} is due again; {view.service} takes it up as soon as it runs"
+
+
+@asynccontextmanager
+async def _at_work(app: str | None, data: Path | None, config: Path | None) -> AsyncIterator[AtWork]:
+    from functools import partial
+
+    from minuet.bootstrap import publish_again
+    from minuet.cli.loading import load_settings
+
+    settings = load_settings(config, data=data)
+    async with observing(app, data, config) as observer:
+        yield AtWork(observer, partial(publish_again, observer.app, settings))

@@ -1,0 +1,135 @@
+"""`minuet sagas`: where each piece of business is, put together from what the services have stored."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from minuet.cli.loading import AppOption, ConfigOption, DataOption, JsonOption, observing, run_async
+from minuet.cli.tables import console, count, moment, print_json, status_text, table
+
+if TYPE_CHECKING:
+    from minuet.observer import Observer, SagaView
+
+app = typer.Typer(help="Where each saga is, what it waits for and what was said.", no_args_is_help=True)
+
+
+class Wanted(StrEnum):
+    """What `--status` takes."""
+
+    RUNNING = "running"
+    COMPENSATING = "compensating"
+    COMPLETED = "completed"
+    COMPENSATED = "compensated"
+    NEEDS_OPERATOR = "needs operator"
+
+
+@app.command("list")
+def list_sagas(
+    status: Annotated[Wanted | None, typer.Option("--status", help="Only those.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most so many.")] = 20,
+    app: AppOption = None,
+    data: DataOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the sagas that began last, the newest first.
+
+    Example: minuet sagas list --status running --limit 5
+    """
+
+    async def look() -> list[SagaView]:
+        async with observing(app, data, config) as observer:
+            return await observer.sagas(limit=limit, only=status)
+
+    views = run_async(look)
+    if as_json:
+        print_json({"sagas": [_summary(view) for view in views]})
+    else:
+        _print_list(views, limit)
+
+
+def _summary(view: SagaView) -> dict[str, Any]:
+    fields = ("saga", "id", "status", "coordination", "definition", "began_at", "waiting")
+    return {name: getattr(view, name) for name in fields}
+
+
+def _print_list(views: list[SagaView], limit: int) -> None:
+    from rich.text import Text
+
+    screen = console()
+    if not views:
+        screen.print("no sagas")
+        return
+    rows = table()
+    for heading in ("saga", "id", "status", "began", "waits for"):
+        rows.add_column(heading, no_wrap=heading in ("status", "began"))
+    for view in views:
+        waits = ", ".join(f"{one.command} ({one.why})" for one in view.waiting)
+        rows.add_row(view.saga, Text(view.id), status_text(view.status), moment(view.began_at), Text(waits))
+    screen.print(rows)
+    if len(views) == limit:
+        screen.print(f"the newest {limit}; more with --limit", style="dim")
+
+
+@app.command("show")
+def show_saga(
+    saga_id: Annotated[str, typer.Argument(metavar="ID", help="Of the saga: for the shop, the order's id.")],
+    saga: Annotated[str | None, typer.Option("--saga", help="The saga's name, where several sagas use one id.")] = None,
+    app: AppOption = None,
+    data: DataOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one saga: where it is, what it waits for and from whom, every attempt, every message.
+
+    Example: minuet sagas show ORD12345
+    """
+
+    async def look() -> None:
+        async with observing(app, data, config) as observer:
+            view = await observer.saga(saga_id, saga)
+            if as_json:
+                print_json(view)
+            else:
+                print_saga(view, observer)
+
+    run_async(look)
+
+
+def print_saga(view: SagaView, observer: Observer) -> None:
+    from rich.text import Text
+
+    from minuet.cli.story import print_story
+
+    screen = console()
+    head = Text.assemble((f"{view.saga} {view.id}", "bold"), "  ", status_text(view.status))
+    screen.print(head)
+    how = f"by {view.coordination}" if view.coordination else "coordination unknown"
+    screen.print(f"{how}, definition {view.definition}, began {moment(view.began_at)}", style="dim")
+    for one in view.waiting:
+        screen.print(Text.assemble("waits for ", (one.command, "bold"), f" of {one.service}: {one.why}"))
+    if view.attempts:
+        screen.print()
+        screen.print(_attempts(view))
+    if view.messages:
+        screen.print(Text("Messages", style="bold"))
+        screen.print()
+        print_story(screen, view, observer)
+
+
+def _attempts(view: SagaView) -> Any:
+    from rich.text import Text
+
+    rows = table("Attempts")
+    for heading in ("step", "command", "at", "state", "tried", "answer"):
+        rows.add_column(heading, no_wrap=heading in ("state", "tried"))
+    for one in view.attempts:
+        answer = one.answer or one.error
+        if one.state == "due" and one.due_at > one.changed_at:
+            answer += f" (again at {moment(one.due_at)})"
+        tried = count(one.attempts, "time") if one.attempts else ""
+        rows.add_row(one.step, one.command, one.at, one.state, tried, Text(answer))
+    return rows

@@ -1,0 +1,251 @@
+"""A saga's rules in the words of somebody who never saw a formula. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from minuet.app import App
+from minuet.core.compile import BEGUN, UNDO_SUFFIX, Kind, Rule, neighbours
+from minuet.core.coordinator import due
+from minuet.core.formula import All, Formula, Literal, Outcome
+from minuet.core.messages import Event, Refusal, StepRefused, name_of, refusals, successes
+from minuet.core.projection import needed, project
+from minuet.core.saga import Saga
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """An event that a service listens to."""
+
+    event: str
+    channel: str
+    sender: str
+    is_refusal: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Does:
+    """What a service does, and when.
+
+    Attributes:
+        rule: the step's name; with ``/undo`` its undo; ``completed`` or ``compensated`` for the end.
+        when: what must be known, in words.
+        asks: the queries it asks first, and of whom.
+        refusals: the answers that mean no. then_undone: what such an answer has undone, the first first.
+    """
+
+    rule: str
+    kind: str
+    when: str
+    command: str
+    route: str
+    asks: tuple[str, ...]
+    answers: tuple[str, ...]
+    refusals: tuple[str, ...]
+    then_undone: tuple[str, ...]
+    until_done: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What a service has to do with a saga.
+
+    Attributes:
+        reacts_to: events of the saga that it does something about by itself, without the saga knowing.
+    """
+
+    service: str
+    listens: tuple[Heard, ...]
+    does: tuple[Does, ...]
+    reacts_to: tuple[Heard, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepInWords:
+    """A line of the orchestrator's table."""
+
+    number: int
+    step: str
+    service: str
+    command: str
+    route: str
+    when: str
+    if_refused: str
+    undo: str
+
+
+def part_of(app: App, saga: Saga, service: str) -> Part:
+    """What the service listens to and does when the saga is choreographed."""
+    rules = project(saga.rules, service)
+    return Part(
+        service=service,
+        listens=tuple(_heard(app, saga, rules)),
+        does=tuple(does(saga, rule) for rule in rules),
+        reacts_to=tuple(_reactions(app, saga, service)),
+    )
+
+
+def _heard(app: App, saga: Saga, rules: Sequence[Rule]) -> Iterable[Heard]:
+    found: dict[tuple[str, str], Heard] = {}
+    for literal in _in_order(saga, needed(rules)):
+        sender = performer_of(saga, literal)
+        if sender and sender == rules[0].service:
+            continue  # its own answers it knows without hearing them
+        for event in saga.rules.events[literal]:
+            one = _one_heard(event, sender or beginner_of(app, saga))
+            found.setdefault((one.event, one.channel), one)
+    return found.values()
+
+
+def _one_heard(event: type[Event], sender: str) -> Heard:
+    channel = f"{sender}.refused" if event is StepRefused else event.__contract__.channel
+    return Heard(event=name_of(event), channel=channel, sender=sender, is_refusal=issubclass(event, Refusal))
+
+
+def _reactions(app: App, saga: Saga, service: str) -> Iterable[Heard]:
+    told = {event: performer_of(saga, literal) for literal, events in saga.rules.events.items() for event in events}
+    declared = app.services.get(service)
+    for reaction in declared.reactions if declared else ():
+        event = reaction.message
+        if issubclass(event, Event) and event in told:
+            yield _one_heard(event, told[event] or beginner_of(app, saga))
+
+
+def beginner_of(app: App, saga: Saga) -> str:
+    """The service that publishes the event which begins the saga; empty if it is written elsewhere."""
+    for service in app.services.values():
+        if any(saga.begins_with in command.__contract__.answers for command in service.commands):
+            return service.name
+    return ""
+
+
+def performer_of(saga: Saga, literal: Literal) -> str:
+    """Whose answer makes the literal known; empty for the event that begins the saga, which whoever begins it tells."""
+    rule = saga.rules.rule(literal.step + (UNDO_SUFFIX if literal.outcome is Outcome.UNDONE else ""))
+    return rule.service if rule else ""
+
+
+def _in_order(saga: Saga, literals: Iterable[Literal]) -> list[Literal]:
+    order = [step.name for step in saga.steps]
+    outcomes = list(Outcome)
+    return sorted(
+        literals, key=lambda one: (order.index(one.step) if one.step in order else -1, outcomes.index(one.outcome))
+    )
+
+
+def does(saga: Saga, rule: Rule) -> Does:
+    """A rule in words."""
+    route = rule.command.__contract__.http
+    return Does(
+        rule=rule.id,
+        kind=rule.kind.value,
+        when=when(saga, rule.formula),
+        command=name_of(rule.command),
+        route=f"{route.method} {route.path}" if route else "",
+        asks=tuple(_asked(rule)),
+        answers=tuple(name_of(event) for event in successes(rule.command)),
+        refusals=tuple(name_of(event) for event in refusals(rule.command)),
+        then_undone=tuple(undone_by_refusal(saga, rule)) if rule.kind is Kind.DO else (),
+        until_done=not rule.may_refuse,
+    )
+
+
+def _asked(rule: Rule) -> Iterable[str]:
+    for fields in rule.recipe.queries.values():
+        contract = fields.message.__contract__
+        route = f" ({contract.http.method} {contract.http.path})" if contract.http else ""
+        yield f"{contract.service} for {name_of(fields.message)}{route}"
+
+
+def undone_by_refusal(saga: Saga, rule: Rule) -> list[str]:
+    """The commands that take back what was done before, if this step is refused; in the order in which they come."""
+    around = neighbours(saga.root)[rule.id]
+    known = {BEGUN, Literal(rule.id, Outcome.REFUSED)}
+    known |= {Literal(step.name, Outcome.SUCCEEDED) for step in (*around.before, *around.beside)}
+    commands: list[str] = []
+    while True:
+        undos = [one for one in due(saga.rules.every, known) if one.kind is Kind.UNDO and one.answered not in known]
+        if not undos:
+            return commands
+        commands += [name_of(one.command) for one in undos]
+        known |= {one.answered for one in undos}
+
+
+def when(saga: Saga, formula: Formula) -> str:
+    """What has to be known: ``InventoryReserved and either a refusal by payment or PaymentRefunded``."""
+    return _clause(saga, formula) or "that it began"
+
+
+def _clause(saga: Saga, formula: Formula) -> str:
+    if isinstance(formula, Literal):
+        return _listed(_names(saga, [formula]))
+    literals = _in_order(saga, [part for part in formula.parts if isinstance(part, Literal)])
+    nested = [part for part in formula.parts if not isinstance(part, Literal)]
+    if isinstance(formula, All):
+        clauses = [*(_clause(saga, literal) for literal in literals), *(_nested(saga, part) for part in nested)]
+        return (", and " if any(" or " in clause for clause in clauses) else " and ").join(clauses)
+    return _listed([*_names(saga, literals), *(_nested(saga, part) for part in nested)])
+
+
+def _nested(saga: Saga, formula: Formula) -> str:
+    clause = _clause(saga, formula)
+    return f"({clause})" if " and " in clause else clause
+
+
+def _names(saga: Saga, literals: Sequence[Literal]) -> list[str]:
+    """What makes one of the literals known: refusals by who refuses, for they are many, and the rest by name."""
+    refusers = [performer_of(saga, literal) for literal in literals if literal.outcome is Outcome.REFUSED]
+    names = [name for literal in literals if literal.outcome is not Outcome.REFUSED for name in _events(saga, literal)]
+    refused = [f"a refusal by {_alternatives(list(dict.fromkeys(refusers)))}"] if refusers else []
+    return list(dict.fromkeys((*refused, *names)))
+
+
+def _events(saga: Saga, literal: Literal) -> list[str]:
+    """The events that make the literal known; with the step's name if another step has the same event."""
+    names = []
+    for event in saga.rules.events[literal]:
+        is_shared = any(event in events for one, events in saga.rules.events.items() if one != literal)
+        names.append(f"{name_of(event)} of {literal.step}" if is_shared else name_of(event))
+    return names
+
+
+def _listed(names: Sequence[str]) -> str:
+    if len(names) < 2:
+        return "".join(names)
+    return f"{'either ' if len(names) == 2 else 'one of '}{_alternatives(names)}"
+
+
+def _alternatives(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else "".join(names)
+
+
+def table_of(saga: Saga) -> list[StepInWords]:
+    """The orchestrator's table: every step, and the ends."""
+    return [_line(saga, number, rule) for number, rule in enumerate(_forward(saga), 1)]
+
+
+def _forward(saga: Saga) -> list[Rule]:
+    return [rule for rule in saga.rules.every if rule.kind is not Kind.UNDO]
+
+
+def _line(saga: Saga, number: int, rule: Rule) -> StepInWords:
+    undo = saga.rules.rule(rule.id + UNDO_SUFFIX)
+    said = does(saga, rule)
+    return StepInWords(
+        number=number,
+        step=rule.id,
+        service=rule.service,
+        command=said.command,
+        route=said.route,
+        when=said.when,
+        if_refused=_consequence(rule, said),
+        undo=name_of(undo.command) if undo else "",
+    )
+
+
+def _consequence(rule: Rule, said: Does) -> str:
+    if said.until_done:
+        return "tried until it is done"
+    no = ", ".join(said.refusals) or "no refusal of its own"
+    return f"{no}: then {', '.join(said.then_undone)}" if said.then_undone else f"{no}: nothing to undo"

@@ -1,0 +1,1 @@
+"""Shipped for tests: contract suites that every adapter must pass."""

@@ -1,0 +1,43 @@
+"""Times, counts and JSON as they are shown."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import pytest
+
+from minuet.cli.tables import count, duration, listed, plain, readable
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0.00087, "870 us"), (0.0125, "12.5 ms"), (3.214, "3.21 s"), (250, "4 min 10 s")]
+)
+def test_durations(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown
+
+
+def test_counts_and_lists() -> None:
+    assert (count(1, "order"), count(2000, "order"), count(2, "box", "boxes")) == ("1 order", "2,000 orders", "2 boxes")
+    assert (listed([]), listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c"], "or")) == (
+        "",
+        "a",
+        "a and b",
+        "a, b or c",
+    )
+
+
+class Colour(StrEnum):
+    RED = "red"
+
+
+@dataclass(slots=True)
+class Thing:
+    colour: Colour
+    body: bytes
+    parts: tuple[object, ...]
+
+
+def test_facts_become_json() -> None:
+    thing = Thing(Colour.RED, b'{"a": 1}', (Path("x"), None, 1.5, {"b": b"\xff"}))
+    assert plain(thing) == {"colour": "red", "body": {"a": 1}, "parts": ["x", None, 1.5, {"b": "\\xff"}]}
+    assert readable(b"no json") == "no json"
