@@ -9,6 +9,7 @@ letters and digits, values as strings), with the extensions ``partitionkey``, ``
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -16,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pydantic
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from minuet.core.envelope import Envelope, SagaRef
 from minuet.core.errors import DefinitionError, MessageError
@@ -149,7 +150,13 @@ def _fits(event: type[Event], body: bytes) -> bool:
 
 def timestamp(time: float) -> str:
     """RFC 3339 in UTC with microseconds."""
-    return datetime.fromtimestamp(time, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    microseconds = round(time * 1_000_000)
+    return f"{_second(microseconds // 1_000_000)}.{microseconds % 1_000_000:06d}Z"
+
+
+@functools.lru_cache(maxsize=256)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def attributes_of(envelope: Envelope) -> dict[str, str]:
@@ -192,6 +199,21 @@ def attributes_of(envelope: Envelope) -> dict[str, str]:
     if envelope.hops:
         found["hops"] = str(envelope.hops)
     return found
+
+
+def attributes_to_text(envelope: Envelope) -> str:
+    """The attributes as a JSON object, for a table. Written out once for each envelope."""
+    if envelope.text is None:
+        object.__setattr__(envelope, "text", to_json(attributes_of(envelope)).decode())
+    assert envelope.text is not None
+    return envelope.text
+
+
+def envelope_from_text(attributes: str, body: bytes) -> Envelope:
+    """The reverse of `attributes_to_text`."""
+    envelope = envelope_from(from_json(attributes), body)
+    object.__setattr__(envelope, "text", attributes)
+    return envelope
 
 
 def envelope_from(attributes: Mapping[str, str], body: bytes) -> Envelope:

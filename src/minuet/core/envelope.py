@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from minuet.core.projection import Coordination
 
@@ -57,6 +57,8 @@ class Envelope:
     expires: float | None = None
     may_refuse: bool = True
     hops: int = 0
+    #: The attributes as text, once somebody has written them out: the same envelope is kept in several tables.
+    text: str | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def coordinations(self) -> frozenset[Coordination]:

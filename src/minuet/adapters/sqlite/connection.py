@@ -11,7 +11,7 @@ from minuet.core.errors import ConfigurationError, DefinitionError
 
 VERSION_MIN = (3, 37, 0)  # STRICT tables
 CACHED_STATEMENTS = 1024
-BUSY_MS = 5000  # for strangers, such as the sqlite3 shell; among us there is the write lock
+OPEN_S = 5.0  # to wait for a stranger who has the file locked, when it is opened
 CHECKED_BYTES_MAX = 64 * 1024 * 1024
 SAVEPOINT = "minuet"
 OURS = frozenset(
@@ -25,6 +25,8 @@ OURS = frozenset(
         "foreign_keys",
     }
 )
+SCHEMA_CHANGES = frozenset({*range(1, 9), *range(10, 18), sqlite3.SQLITE_ALTER_TABLE, 29, 30})
+"""CREATE and DROP of whatever there is, of virtual tables too: https://sqlite.org/c3ref/c_alter_table.html"""
 REFUSAL = (
     "minuet commits or rolls back, together with its own rows, when the handler has returned or raised: "
     "a handler must not commit, roll back, begin or close"
@@ -38,6 +40,7 @@ class Connection(sqlite3.Connection):
         super().__init__(*args, **kwargs)
         self.unlocked = True
         self.refused = False
+        self._schema_changes = 0
         self._cursors: weakref.WeakSet[sqlite3.Cursor] = weakref.WeakSet()
         self.set_authorizer(self._authorize)
 
@@ -60,7 +63,13 @@ class Connection(sqlite3.Connection):
         if ends and not self.unlocked:
             self.refused = True
             return sqlite3.SQLITE_DENY
+        self._schema_changes += action in SCHEMA_CHANGES
         return sqlite3.SQLITE_OK
+
+    @property
+    def writes(self) -> int:
+        """Grows with everything that a rollback would have to undo."""
+        return self.total_changes + self._schema_changes
 
     def cursor(self, *args: Any, **kwargs: Any) -> Any:
         made = super().cursor(*args, **kwargs)
@@ -86,7 +95,7 @@ class Connection(sqlite3.Connection):
         if not self.refused:
             return error
         self.refused = False
-        if not isinstance(error, sqlite3.DatabaseError):
+        if not isinstance(getattr(error, "orig", error), sqlite3.DatabaseError):  # SQLAlchemy wraps it
             return error
         explained = DefinitionError(REFUSAL)
         explained.__cause__ = error
@@ -112,9 +121,10 @@ def connect(path: Path) -> Connection:
     try:
         connection = sqlite3.connect(
             path,
-            timeout=BUSY_MS / 1000,
+            timeout=OPEN_S,
             isolation_level=None,
             cached_statements=CACHED_STATEMENTS,
+            check_same_thread=False,  # two threads use it, never both at once: see `SqliteDatabase`
             factory=Connection,
         )
     except sqlite3.Error as error:

@@ -19,15 +19,36 @@ class WriteLock:
         self._turn = os.open(folder / "turn", os.O_RDWR | os.O_CREAT, 0o666)
         self._write = os.open(folder / "write", os.O_RDWR | os.O_CREAT, 0o666)
 
-    def __enter__(self) -> None:
+    def acquire(self) -> None:
+        """Wait for it."""
         fcntl.flock(self._turn, fcntl.LOCK_EX)
         try:
             fcntl.flock(self._write, fcntl.LOCK_EX)
         finally:
             fcntl.flock(self._turn, fcntl.LOCK_UN)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def acquire_now(self) -> bool:
+        """Take it if nobody has it or waits for it."""
+        try:
+            fcntl.flock(self._turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        try:
+            fcntl.flock(self._write, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        finally:
+            fcntl.flock(self._turn, fcntl.LOCK_UN)
+        return True
+
+    def release(self) -> None:
         fcntl.flock(self._write, fcntl.LOCK_UN)
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.release()
 
     def close(self) -> None:
         os.close(self._turn)

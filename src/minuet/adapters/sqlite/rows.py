@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from minuet.codec import attributes_of, envelope_from
+from minuet.codec import attributes_to_text, envelope_from_text
 from minuet.core.envelope import Envelope
 from minuet.core.formula import Literal
 from minuet.ports import Entry, EntryState, Outgoing, ParkedMessage
@@ -19,14 +19,6 @@ ENTRY = (
     "key, handler, attributes, body, digest, state, attempts, due_at, owner, waits_for, "
     "answer_attributes, answer_body, error, changed_at"
 )
-
-
-def attributes_to_text(envelope: Envelope) -> str:
-    return to_json(attributes_of(envelope)).decode()
-
-
-def envelope_of(attributes: str, body: bytes) -> Envelope:
-    return envelope_from(from_json(attributes), body)
 
 
 def changing(entry: Entry) -> Row:
@@ -56,14 +48,14 @@ def entry_of(row: Row) -> Entry:
     return Entry(
         key=key,
         handler=handler,
-        envelope=envelope_of(attributes, body),
+        envelope=envelope_from_text(attributes, body),
         digest=digest,
         state=EntryState(state),
         attempts=attempts,
         due_at=due_at,
         owner=owner,
         waits_for=waits_for,
-        answer=envelope_of(answered, answer) if answered is not None else None,
+        answer=envelope_from_text(answered, answer) if answered is not None else None,
         error=error,
         changed_at=at,
     )
@@ -71,7 +63,7 @@ def entry_of(row: Row) -> Entry:
 
 def outgoing_of(row: Row) -> Outgoing:
     position, channel, attributes, body = row
-    return Outgoing(position, channel, envelope_of(attributes, body))
+    return Outgoing(position, channel, envelope_from_text(attributes, body))
 
 
 def parked_of(row: Row) -> ParkedMessage:
@@ -84,23 +76,41 @@ def parked_of(row: Row) -> ParkedMessage:
 literal_of = functools.lru_cache(maxsize=10_000)(Literal.parse)
 
 
-class KnownOfSaga(Mapping[Literal, Envelope]):
-    """What is known of a saga. Most of it is only asked whether it is there, so an envelope is made when looked at."""
+KnownRow = tuple[str, str, bytes]
 
-    def __init__(self, rows: Iterable[tuple[str, str, bytes]]) -> None:
-        self._rows = {literal_of(literal): (attributes, body) for literal, attributes, body in rows}
+
+class KnownOfSaga(Mapping[Literal, Envelope]):
+    """What is known of a saga.
+
+    Mostly the message that was just learnt is all that anybody looks at, so the rest is read when somebody asks for it
+    (within the same transaction), and an envelope is made when it is looked at.
+
+    Args:
+        load: reads the rows.
+        learnt: what is known for sure without reading.
+    """
+
+    def __init__(self, load: Callable[[], Iterable[KnownRow]], learnt: Mapping[Literal, Envelope]) -> None:
+        self._load = load
+        self._learnt = learnt
+        self._rows: dict[Literal, tuple[str, bytes]] | None = None
+
+    def _all(self) -> dict[Literal, tuple[str, bytes]]:
+        if self._rows is None:
+            self._rows = {literal_of(literal): (attributes, body) for literal, attributes, body in self._load()}
+        return self._rows
 
     def __getitem__(self, literal: Literal) -> Envelope:
-        return envelope_of(*self._rows[literal])
+        return self._learnt[literal] if literal in self._learnt else envelope_from_text(*self._all()[literal])
 
     def __contains__(self, literal: object) -> bool:
-        return literal in self._rows
+        return literal in self._learnt or literal in self._all()
 
     def __iter__(self) -> Iterator[Literal]:
-        return iter(self._rows)
+        return iter(self._all())
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._all())
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({dict(self)!r})"

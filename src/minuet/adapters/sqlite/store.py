@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from minuet.adapters.sqlite.connection import Connection
-from minuet.adapters.sqlite.database import Rider, SqliteDatabase
+from minuet.adapters.sqlite.database import SqliteDatabase
+from minuet.adapters.sqlite.transaction import Rider
 from minuet.adapters.sqlite.schema import install, run_script
 from minuet.adapters.sqlite.tx import SqliteTx
 from minuet.adapters.sqlite.wal import FRAMES_MAX

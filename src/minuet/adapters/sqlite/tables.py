@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from minuet.adapters.sqlite.rows import (
     ENTRY,
     KnownOfSaga,
+    KnownRow,
     Row,
-    attributes_to_text,
     changing,
     entry_of,
     outgoing_of,
     parked_of,
 )
+from minuet.codec import attributes_to_text
 from minuet.core.envelope import Envelope
 from minuet.core.formula import Literal
 from minuet.ports import Entry, EntryState, Outgoing, ParkedMessage
@@ -141,10 +142,14 @@ class SqliteKnown(Table):
         row = (saga, saga_id, str(literal), attributes_to_text(envelope), envelope.body)
         if self._execute(LEARN, row).rowcount != 1:
             return None
-        return self.of(saga, saga_id)
+        return KnownOfSaga(lambda: self._rows_of(saga, saga_id), {literal: envelope})
 
     def of(self, saga: str, saga_id: str) -> Mapping[Literal, Envelope]:
-        return KnownOfSaga(self._execute(KNOWN, (saga, saga_id)).fetchall())
+        rows = self._rows_of(saga, saga_id)
+        return KnownOfSaga(lambda: rows, {})
+
+    def _rows_of(self, saga: str, saga_id: str) -> list[KnownRow]:
+        return self._execute(KNOWN, (saga, saga_id)).fetchall()
 
     def recent(self, limit: int, before: int | None = None) -> Sequence[tuple[int, str, str]]:
         return self._execute(RECENT, (POSITION_MAX if before is None else before, limit)).fetchall()

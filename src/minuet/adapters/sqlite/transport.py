@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from minuet.adapters.sqlite.connection import Connection
-from minuet.adapters.sqlite.database import Rider, SqliteDatabase
+from minuet.adapters.sqlite.database import SqliteDatabase
+from minuet.adapters.sqlite.transaction import Rider
 from minuet.adapters.sqlite.queues import Queues
-from minuet.adapters.sqlite.rows import attributes_to_text
 from minuet.adapters.sqlite.schema import install
 from minuet.adapters.sqlite.wal import FRAMES_MAX
+from minuet.codec import attributes_to_text
 from minuet.core.errors import MessageError
 from minuet.ports import Again, Clock, Delivery, Features, Ids, Outgoing, Settlement, Subscription
 

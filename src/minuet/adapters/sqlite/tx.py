@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from minuet.adapters.sqlite import tables
 from minuet.adapters.sqlite.connection import Connection
-from minuet.adapters.sqlite.database import KEEP, RELEASE, UNDO, Rider
+from minuet.adapters.sqlite.transaction import KEEP, RELEASE, UNDO, NeedsCare, Rider
 from minuet.core.errors import ConfigurationError
 from minuet.ports import Inbox, KnownMessages, Outbox, Outgoing, Parked, ReadModels, Records
 
@@ -68,21 +68,30 @@ class SqliteTx(Rider):
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
-        self._end(KEEP)
+        is_real = self.is_careful
+        before = self._connection.writes
+        if is_real:
+            self._end(KEEP)
         self.begin()
         try:
             yield
             self.end()
+        except NeedsCare:
+            raise
         except BaseException as error:
             self.undo()
             if self._connection.in_transaction:
-                self._end(UNDO)
-                self._end(RELEASE)
+                if is_real:
+                    self._end(UNDO)
+                    self._end(RELEASE)
+                elif self._connection.writes != before:
+                    raise NeedsCare from error
             explained = self._connection.explain(error)
             if explained is error:
                 raise
             raise explained from error
-        self._end(RELEASE)
+        if is_real:
+            self._end(RELEASE)
 
     def _end(self, statement: str) -> None:
         self._connection.run(self._cursor, statement)
