@@ -7,6 +7,7 @@ whatever happens to them, wait until every order has ended, and then look into a
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import signal
@@ -46,7 +47,7 @@ SEED_ITEMS = ["ITEM001", "ITEM005"]
 
 # How long things may take. Generous, for machines that do other work too; nothing waits for as long as this.
 READY_S = 60.0
-ENDED_S = 90.0
+ENDED_S = 15.0
 STOPPED_S = 30.0
 IN_FLIGHT = 32
 
@@ -233,7 +234,8 @@ class Shop:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         if body is not None or raw is not None:
             sent.setdefault("content-type", "application/json")
-        data = raw if raw is not None else json.dumps(body).encode() if body is not None else None
+        encoded = raw if raw is not None else json.dumps(body).encode() if body is not None else None
+        data = None if encoded is None else io.BytesIO(encoded)
         url = path if path.startswith("http") else self.url(_service_at(path)) + path
         async with self.http.request(method, url, data=data, headers=sent, allow_redirects=False) as response:
             return Answer(response.status, response.headers, await response.text())

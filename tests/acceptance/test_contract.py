@@ -257,6 +257,21 @@ async def test_shipping_creates_refuses_and_cancels(whole: Shop) -> None:
     assert refusal(await whole.ask("POST", "/shipping/create", nowhere), "AddressRefused")["reason"]
 
 
+@pytest.mark.parametrize(("customer_id", "end"), [("CUST1", "SHIPPED"), ("DECLINE1", "CANCELLED")])
+async def test_what_was_done_by_hand_before_counts_for_the_order_and_is_undone_with_it(
+    whole: Shop, customer_id: str, end: str
+) -> None:
+    name = f"EARLY-{end}"
+    by_hand = await whole.ask("POST", "/inventory/reserve", {"orderId": name, "items": SEED_ITEMS})
+    assert by_hand.status == 200
+    await whole.place(name, customer_id)
+    (ended,) = (await whole.ended(name)).values()
+    assert ended.status == end
+    (held,) = (await whole.get(f"/inventory/reservations?orderId={name}"))["reservations"]
+    assert held["status"] == ("RESERVED" if end == "SHIPPED" else "RELEASED")
+    await whole.at_rest()
+
+
 async def test_what_is_called_by_hand_drives_no_saga(whole: Shop) -> None:
     await whole.ask("POST", "/inventory/reserve", {"orderId": "BY-HAND-10", "items": ["ITEM001"]})
     await whole.place("AFTER-BY-HAND")

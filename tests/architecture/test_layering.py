@@ -102,7 +102,7 @@ def layer_of(path: Path) -> str:
     """The layer that the module at *path* is in: the first name below `minuet`."""
     relative = path.relative_to(SRC / "minuet")
     first = relative.parts[0].removesuffix(".py")
-    return {"__init__": ROOT, "__main__": "cli"}.get(first, first)
+    return {"__init__": ROOT, "__main__": "cli", "codec_http": "codec"}.get(first, first)
 
 
 def imported_layer(name: str) -> str | None:
@@ -110,7 +110,8 @@ def imported_layer(name: str) -> str | None:
     top, *below = name.split(".")
     if top != "minuet":
         return None
-    return below[0] if below and below[0] in ALL else ROOT
+    first = "codec" if below[:1] == ["codec_http"] else "".join(below[:1])
+    return first if first in ALL else ROOT
 
 
 def imported_layers(names: set[str]) -> set[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from minuet.adapters.sqlite import SqliteStore
+from minuet.adapters.sqlite import SqliteStore, tables
 from minuet.adapters.sqlite.schema import statements_of
 from minuet.adapters.system import SystemIds
 from minuet.core.errors import ConfigurationError, DefinitionError, MinuetBug
@@ -295,3 +295,14 @@ async def test_a_strange_exception_reaches_its_caller(store: SqliteStore) -> Non
 
 def breaking(_: Tx) -> None:
     raise Broken
+
+
+async def test_no_verb_reads_a_whole_table_that_only_grows(store: SqliteStore) -> None:
+    statements = {name: sql for name, sql in vars(tables).items() if name.isupper() and isinstance(sql, str)}
+    read = {name: sql for name, sql in statements.items() if sql.startswith(("SELECT", "UPDATE", "DELETE"))}
+    assert {"FIND", "TAKE", "RELEASE", "KNOWN", "RECENT", "ENTRIES_OF"} <= read.keys()
+    for name, sql in read.items():
+        plan = await store.transact(running(f"EXPLAIN QUERY PLAN {sql}", *[None] * sql.count("?")))
+        steps = [step for *_, step in plan]
+        scans = [step for step in steps if step in ("SCAN minuet_inbox", "SCAN minuet_known", "SCAN minuet_outbox")]
+        assert not scans, f"{name}: {steps}"

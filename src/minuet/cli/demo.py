@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from minuet.cli.demo_orders import Plan
     from minuet.cli.demo_run import Ended, Run
 
-STARTED = time.perf_counter()
+STARTED = time.perf_counter() - time.process_time()
+"""When the program began: what it did so far was to import, which is all work and no waiting."""
 FILE_FORMAT = "JSON Lines with orderId, customerId, items, prices"
 WAYS = ("choreography", "orchestration")
 

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from minuet.cli.loading import AppOption, ConfigOption, DataOption, JsonOption, observing, run_async
-from minuet.cli.tables import console, moment, print_json, readable, table
+from minuet.cli.tables import console, listed, moment, print_json, readable, table
 from minuet.core.errors import ConfigurationError, NotFound
 
 if TYPE_CHECKING:
     from minuet.observer import Observer, ParkedView
 
 app = typer.Typer(help="Messages and commands that need an operator.", no_args_is_help=True)
+
+COPIES_MAX = 10_000
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="As `minuet parked list` names it.")]
 
@@ -163,12 +165,7 @@ class AtWork:
     async def retry(self, parked_id: str, body: bytes | None) -> str:
         view = await self.observer.parked_one(parked_id)
         if view.kind == "message":
-            await self.publish(view.service, view.channel, view.attributes, view.body if body is None else body)
-            await self.observer.forget(parked_id)
-            mended = ", mended," if body is not None else ""
-            return (
-                f"{view.type}{mended} is published again on {view.channel}; {view.service} hears it as soon as it runs"
-            )
+            return await self._publish(view, body)
         if body is not None:
             raise ConfigurationError(
                 f"{parked_id} is a {view.kind}: what it says is decided, so retry it without --body"
@@ -176,6 +173,18 @@ class AtWork:
         if not await self.observer.reopen(parked_id):
             raise NotFound(f"nothing is parked as {parked_id!r} any more")
         return f"{view.type} is due again; {view.service} takes it up as soon as it runs"
+
+    async def _publish(self, view: ParkedView, body: bytes | None) -> str:
+        """Everybody who listens hears it again, so it is taken away wherever it is parked."""
+        await self.publish(view.service, view.channel, view.attributes, view.body if body is None else body)
+        own = view.id.partition(":")[2]
+        copies = [one for one in await self.observer.parked(limit=COPIES_MAX) if one.id.partition(":")[2] == own]
+        for copy in copies:
+            await self.observer.forget(copy.id)
+        hearers = listed(sorted(copy.service for copy in copies))
+        mended = ", mended," if body is not None else ""
+        it_runs = "it runs" if len(copies) == 1 else "they run"
+        return f"{view.type}{mended} is published again on {view.channel}, for {hearers} to hear as soon as {it_runs}"
 
 
 @asynccontextmanager

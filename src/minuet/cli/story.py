@@ -51,7 +51,7 @@ def arrows_of(view: SagaView, observer: Observer) -> list[Arrow]:
     """The saga's messages in the order of their time."""
     return [
         Arrow(
-            after_ms=max(0.0, told.time - view.began_at) * 1000,
+            after_ms=round(max(0.0, told.time - view.began_at) * 1000, 3),
             sender=told.sender,
             hearers=tuple(name for name in told.hearers if name and name != told.sender),
             message=told.type,

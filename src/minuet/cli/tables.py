@@ -112,17 +112,6 @@ def moment(seconds: float) -> str:
     return then.strftime("%H:%M:%S" if is_today else "%Y-%m-%d %H:%M:%S")
 
 
-def duration(seconds: float) -> str:
-    """How long: ``870 us``, ``12.5 ms``, ``3.21 s``, ``4 min 10 s``."""
-    if seconds < 0.001:
-        return f"{seconds * 1e6:.0f} us"
-    if seconds < 1:
-        return f"{seconds * 1e3:.3g} ms"
-    if seconds < 100:
-        return f"{seconds:.3g} s"
-    return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
-
-
 def count(number: int, one: str, many: str = "") -> str:
     """``1 order``, ``2 orders``."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -36,7 +36,8 @@ def due(rules: Iterable[Rule], known: Collection[Literal]) -> list[Rule]:
 
 def newly_due(rules: Iterable[Rule], known: Collection[Literal], learnt: Literal) -> list[Rule]:
     """As `due`, but only the rules that the literal just learnt can have made true."""
-    return [rule for rule in rules if learnt in rule.needs and holds(rule.formula, known)]
+    # Most rules look at one message only, and that is the one just learnt.
+    return [rule for rule in rules if learnt in rule.needs and (len(rule.needs) == 1 or holds(rule.formula, known))]
 
 
 def literal_of(rule_id: str, event: type[Event]) -> Literal:

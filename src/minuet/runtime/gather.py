@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from minuet.app import read_model_key
 from minuet.codec import Codec
+from minuet.core.errors import MessageError, NotYet, Rejected
 from minuet.core.messages import Command, Query, View, name_of
 from minuet.ports import Entry, Store, Tx
 from minuet.runtime.directory import Directory
@@ -58,9 +59,17 @@ class Gatherer:
                     return None
                 views[name] = view
         others = [name for name in questions if name not in views]
-        answers = await asyncio.gather(*(self.directory.read(questions[name]) for name in others))
+        answers = await asyncio.gather(*(self._from_origin(questions[name]) for name in others))
         views.update(zip(others, answers, strict=True))
         return rule.recipe.build(decoded, views)
+
+    async def _from_origin(self, query: Query) -> View:
+        try:
+            return await self.directory.read(query)
+        except (NotYet, Rejected, MessageError):
+            raise
+        except Exception as error:  # as over HTTP: a service that fails has not answered
+            raise NotYet(f"no answer from {query.__contract__.service}: {error!r}", retry_after_s=1.0) from error
 
     async def _from_read_model(self, entry: Entry, query: Query) -> View | None:
         """The local view; if there is none yet, the entry is marked to wait for it in the same transaction."""

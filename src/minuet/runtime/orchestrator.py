@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from minuet.app import Handler
 from minuet.core.envelope import Envelope
+from minuet.core.errors import Conflict, MessageError, NotYet, Rejected
 from minuet.core.messages import Command, Event, name_of
 from minuet.core.saga import Saga
 from minuet.ports import Entry
@@ -45,7 +46,13 @@ class Orchestrator:
         """
         command = self.handlers[entry.handler].message
         assert issubclass(command, Command)
-        return await self.directory.ask(command, entry.envelope, key=entry.key)
+        try:
+            return await self.directory.ask(command, entry.envelope, key=entry.key)
+        except (NotYet, Conflict, Rejected, MessageError):
+            raise
+        except Exception as error:
+            # As over HTTP: a participant that fails has not answered. Whether it did its work only it can tell.
+            raise NotYet(f"no answer from {command.__contract__.service}: {error!r}", retry_after_s=1.0) from error
 
 
 def _never_called(command: Command) -> Event:

@@ -19,18 +19,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import quote
 
 from minuet.app import Handler, IdempotencyKey, NewId, Now, ReadModel
-from minuet.codec import HOPS_MAX, Codec, digest_of, explain, view_to_bytes
+from minuet.codec import HOPS_MAX, STRANGER, Codec, digest_of, explain, view_to_bytes
 from minuet.core.envelope import Envelope
 from minuet.core.errors import Conflict, MessageError, NotYet, Rejected
-from minuet.core.messages import Command, Event, Refusal, StepRefused, channel_of, name_of, refusals
+from minuet.core.messages import Command, Event, Message, Refusal, StepRefused, channel_of, name_of, refusals
 from minuet.core.retry import RetryPolicy
 from minuet.core.saga import COMPENSATED, COMPLETED
 from minuet.ports import Clock, Delivery, Entry, EntryState, Ids, ParkedMessage, Tx
 from minuet.runtime.reactor import Reactor, business_key, step_key
 
 REACTION = "on/"
+# So many steps of one service may follow each other in one transaction; more would be a deep recursion.
+DEPTH_MAX = 16
 
 
 @dataclass(slots=True)
@@ -40,6 +43,7 @@ class After:
     start: list[Entry] = field(default_factory=list)
     decided: list[Entry] = field(default_factory=list)
     failed: list[Entry] = field(default_factory=list)
+    depth: int = 0
 
 
 class Lost(Exception):
@@ -105,31 +109,43 @@ class Participant:
         return after, problems
 
     def _take_in_one(self, tx: Tx, delivery: Delivery, after: After) -> None:
-        envelope = self.codec.envelope_of(
-            delivery.attributes, delivery.body, channel=delivery.channel, now=self.clock.now()
-        )
+        envelope, event = self._understood(delivery)
         if envelope.hops > HOPS_MAX:
             raise MessageError(
                 f"{envelope.type} came over {envelope.hops} reactions: services react to each other in a circle"
             )
-        event = self.codec.decode(envelope)
         if not isinstance(event, Event):
             raise MessageError(f"{envelope.type} is not an event; commands come over HTTP or from a saga")
         self._hear(tx, envelope, event, after)
 
+    def _understood(self, delivery: Delivery) -> tuple[Envelope, Message]:
+        try:
+            now = self.clock.now()
+            envelope = self.codec.envelope_of(delivery.attributes, delivery.body, channel=delivery.channel, now=now)
+            return envelope, self.codec.decode(envelope)
+        except MessageError:
+            raise
+        except Exception as error:  # an upcast that raises, or worse: it would raise again, for ever
+            raise MessageError(f"a message on {delivery.channel} cannot be read: {describe(error)}") from error
+
     def _hear(self, tx: Tx, envelope: Envelope, event: Event, after: After) -> None:
         for model in self._read_models.get(envelope.type, ()):
-            tx.read_models.put(name_of(model.query), model.key_of(event), view_to_bytes(model(event)))
+            try:
+                view = view_to_bytes(model(event))
+            except Exception as error:
+                raise MessageError(f"the read model of {name_of(model.query)}: {describe(error)}") from error
+            tx.read_models.put(name_of(model.query), model.key_of(event), view)
             after.start += tx.inbox.waiting_for(f"{name_of(model.query)}/{model.key_of(event)}")
         for entry in self.reactor.learn(tx, envelope, event):
             self._begin(tx, entry, after)
         for name, _ in self._reactions.get(envelope.type, ()):
-            key = f"{name}/{envelope.source}/{envelope.id}"
+            key = f"{name}/{name_from(envelope.source, envelope.id)}"
             self._begin(tx, Entry(key=key, handler=name, envelope=envelope, changed_at=self.clock.now()), after)
 
     def _park(self, tx: Tx, delivery: Delivery, reason: str) -> None:
         digest = digest_of(delivery.body)
-        message_id = f"{delivery.channel}/{delivery.attributes.get('id') or digest}"
+        source = delivery.attributes.get("source", STRANGER)
+        message_id = f"{delivery.channel}/{name_from(source, delivery.attributes.get('id') or digest)}"
         tx.parked.add(
             ParkedMessage(
                 id=message_id,
@@ -178,10 +194,12 @@ class Participant:
         elif entry.digest != digest if main == asked else not self._is_same(entry, command):
             raise Conflict(f"{main} was asked before with other content; nothing was done")
         elif entry.state is EntryState.DONE and envelope.saga is not None:
-            self._answer_again(tx, entry, envelope)
+            self._answer_again(tx, entry, envelope, after)
         if alias:
             # Only the digest counts: the outcome is found under the main key.
-            tx.inbox.add(replace(entry, key=alias, digest=digest, state=EntryState.DONE))
+            tx.inbox.add(
+                Entry(key=alias, handler=envelope.type, envelope=envelope, digest=digest, state=EntryState.DONE)
+            )
         return entry, after
 
     def _is_same(self, entry: Entry, command: Command) -> bool:
@@ -191,33 +209,47 @@ class Participant:
         first = self.codec.decode(entry.envelope)
         return all(getattr(first, name) == getattr(command, name) for name in command.model_fields_set)
 
-    def _answer_again(self, tx: Tx, entry: Entry, asked: Envelope) -> None:
+    def _answer_again(self, tx: Tx, entry: Entry, asked: Envelope, after: After) -> None:
         """Tell this saga what was decided for somebody else: the same event, the same id, now in the saga's name."""
         assert entry.answer is not None
         if entry.answer.saga == asked.saga or not self.publishes:
             return
         event = self.codec.decode(entry.answer)
         assert isinstance(event, Event)
-        tx.outbox.add(channel_of(event), replace(entry.answer, saga=asked.saga, key=asked.key))
+        envelope = replace(entry.answer, saga=asked.saga, key=asked.key)
+        tx.outbox.add(channel_of(event), envelope)
+        # This place does not hear its own answers, and may have to undo this one.
+        self._learn(tx, envelope, event, after)
+
+    def _learn(self, tx: Tx, answer: Envelope, event: Event, after: After) -> None:
+        """Tell this place's own rules what it answered itself."""
+        if answer.saga is not None and answer.saga.step not in (COMPLETED, COMPENSATED):
+            for due in self.reactor.learn(tx, answer, event):
+                self._begin(tx, due, after)
 
     # -- doing it ------------------------------------------------------------------------------------------------------
 
     def _begin(self, tx: Tx, entry: Entry, after: After) -> None:
         known = tx.inbox.find(entry.key)
+        if known is not None and entry.key.startswith(REACTION):
+            return  # the same message, be it in another saga's name: heard once is enough
+        if known is not None and entry.envelope.saga not in (None, known.envelope.saga):
+            # The business key is somebody else's already. The saga's step is an entry of its own, which `built` answers.
+            assert entry.envelope.saga is not None
+            entry = replace(entry, key=step_key(entry.envelope.saga), envelope=replace(entry.envelope, body=b""))
+            known = tx.inbox.find(entry.key)
         if known is not None:
-            if known.state is EntryState.DONE and entry.envelope.saga is not None and known.answer is not None:
-                self._answer_again(tx, known, entry.envelope)
-            elif known.envelope.saga != entry.envelope.saga:
-                raise NotYet(f"{entry.key} is under way for somebody else")
             return
         handler = self.handlers.get(entry.handler)
         if handler is None:
             raise MessageError(f"{self.place} has no handler for {entry.handler}")
-        if handler.is_async or not entry.envelope.body:
+        if handler.is_async or not entry.envelope.body or after.depth >= DEPTH_MAX:
             tx.inbox.add(entry)
             after.start.append(entry)
         else:
+            after.depth += 1
             self.perform(tx, entry, after)
+            after.depth -= 1
 
     def perform(self, tx: Tx, entry: Entry, after: After) -> None:
         """Call the ``def`` handler of a due entry and record what comes of it."""
@@ -230,16 +262,17 @@ class Participant:
             with tx.savepoint():
                 returned = handler.function(message, **self.arguments(handler, entry, tx))
                 outcome = self.checked(handler, returned)
+                answers = self.envelopes_for(outcome, entry)
                 if isinstance(outcome[0] if outcome else None, Refusal):
-                    raise _Refused(outcome)
-        except _Refused as refused:
-            outcome = refused.outcome
+                    raise _Refused
+        except _Refused:
+            pass
         except Exception as error:
             if isinstance(error, Rejected) and entry.envelope.saga is None and not entry.key.startswith(REACTION):
                 raise  # the mistake is the asker's: nothing of it is kept, and nobody else is bound by it
             self.fail(tx, entry, error, after)
             return
-        self.finish(tx, entry, outcome, after)
+        self.record(tx, entry, outcome, answers, after)
 
     def arguments(self, handler: Handler, entry: Entry, tx: Tx | None) -> dict[str, Any]:
         """What the handler asks for by annotation."""
@@ -276,14 +309,21 @@ class Participant:
         """Keep the command that was built from queries, before anyone sees it. False: it was decided long ago."""
         body = self.codec.encode(command, time=entry.envelope.time)
         entry.envelope, entry.waits_for = replace(entry.envelope, body=body), None
+        # What failed until now was the building. The handler has its own attempts, and was not begun.
+        entry.attempts, entry.error = 0, ""
         key = (self.publishes and business_key(command)) or entry.key
         known = tx.inbox.find(key) if key != entry.key else None
+        if known is not None and not self._is_same(known, command):
+            raise Conflict(f"{key} was asked before with other content")
         if known is not None and known.answer is None:
-            raise NotYet(f"{key} is under way for somebody else")
+            raise NotYet(
+                f"{key} is {'parked' if known.state is EntryState.PARKED else 'under way'} for somebody else",
+                retry_after_s=5.0 if known.state is EntryState.PARKED else 0.2,
+            )
         if known is not None and known.answer is not None:
             event = self.codec.decode(known.answer)
             assert isinstance(event, Event)
-            self.record(tx, entry, (event,), [replace(known.answer, saga=entry.envelope.saga)], after)
+            self.record(tx, entry, (event,), [replace(known.answer, saga=entry.envelope.saga, key=entry.envelope.key)], after)
             return False
         if not (key == entry.key or tx.inbox.rename(entry, key)):
             raise Lost(entry.key)
@@ -303,8 +343,7 @@ class Participant:
         handler = self.handlers[entry.handler]
         for recorder in handler.recorders if outcome else ():
             recorder.function(outcome[0], **self.arguments(recorder, entry, tx))
-        answers = [self.envelope_for(event, entry, number) for number, event in enumerate(outcome)]
-        self.record(tx, entry, outcome, answers, after)
+        self.record(tx, entry, outcome, self.envelopes_for(outcome, entry), after)
 
     def record(self, tx: Tx, entry: Entry, outcome: Sequence[Event], answers: Sequence[Envelope], after: After) -> None:
         """As `finish`, with envelopes that exist already."""
@@ -320,6 +359,9 @@ class Participant:
             if envelope.saga is not None and envelope.saga.step not in (COMPLETED, COMPENSATED):
                 for due in self.reactor.learn(tx, envelope, event):
                     self._begin(tx, due, after)
+
+    def envelopes_for(self, outcome: Sequence[Event], entry: Entry) -> list[Envelope]:
+        return [self.envelope_for(event, entry, number) for number, event in enumerate(outcome)]
 
     def envelope_for(self, event: Event, entry: Entry, number: int) -> Envelope:
         """The envelope of what a handler returned; ``number`` counts what it returned together."""
@@ -340,7 +382,8 @@ class Participant:
             correlation=cause.correlation or cause.id,
             causation=cause.id,
             traceparent=cause.traceparent,
-            hops=cause.hops + 1,
+            # A saga sends each command once, so only what leaves it can go round in a circle.
+            hops=cause.hops + (not is_answer or bool(begins)),
         )
 
     def fail(self, tx: Tx, entry: Entry, error: Exception, after: After) -> None:
@@ -351,7 +394,9 @@ class Participant:
         """
         entry.changed_at = self.clock.now()
         entry.error = describe(error)
-        if isinstance(error, NotYet):
+        if isinstance(error, Conflict) or entry.handler not in self.handlers:
+            entry.state, delay = EntryState.PARKED, 0.0
+        elif isinstance(error, NotYet):
             delay = error.retry_after_s * (0.75 + 0.5 * self.ids.chance())
         else:
             entry.attempts += 1
@@ -372,7 +417,10 @@ class Participant:
     def retry_of(self, entry: Entry) -> RetryPolicy:
         """The step's policy if its saga states one, else the handler's."""
         saga = entry.envelope.saga
-        stated = self.reactor.rule_of(saga).retry if saga is not None else None
+        try:
+            stated = self.reactor.rule_of(saga).retry if saga is not None else None
+        except MessageError:  # a definition that only the orchestrator knows, or that is gone
+            stated = None
         return stated or self.handlers[entry.handler].retry
 
     def is_exhausted(self, entry: Entry) -> bool:
@@ -412,18 +460,42 @@ class Participant:
         self.record(tx, entry, (refusal,), [envelope], after)
 
     def service_of(self, entry: Entry) -> str:
-        return self.handlers[entry.handler].message.__contract__.service or self.place
+        handler = self.handlers.get(entry.handler)
+        return (handler and handler.message.__contract__.service) or self.place
 
     def is_late(self, entry: Entry) -> bool:
+        """Whether the deadline passed and the command was certainly not begun."""
         expires = entry.envelope.expires
-        return expires is not None and entry.envelope.may_refuse and entry.attempts == 0 and self.clock.now() > expires
+        if expires is None or not entry.envelope.may_refuse or self.clock.now() <= expires:
+            return False
+        if not entry.envelope.body:
+            return True
+        # An error without an attempt is a handler's `NotYet`. And what was asked for elsewhere may be done there.
+        is_begun = entry.attempts or (entry.error and self.handlers[entry.handler].is_async) or not self.publishes
+        return not is_begun
+
+    def check_handled(self, entry: Entry) -> None:
+        """
+        Raises:
+            MessageError: the app of today does not know what to do with it.
+        """
+        if entry.handler not in self.handlers:
+            raise MessageError(f"{self.place} has no handler for {entry.handler}")
+
+    def taken_over(self, entry: Entry) -> None:
+        """Note that an instance that is gone may have begun it: an ``async`` handler leaves no trace of that."""
+        handler = self.handlers.get(entry.handler)
+        if handler is not None and handler.is_async and entry.envelope.body:
+            entry.attempts = max(entry.attempts, 1)
 
 
 class _Refused(Exception):
-    """Carries a refusal out of the savepoint that it rolls back."""
+    """Leaves the savepoint, which rolls back what the handler wrote."""
 
-    def __init__(self, outcome: tuple[Event, ...]) -> None:
-        self.outcome = outcome
+
+def name_from(source: str, message_id: str) -> str:
+    """What tells a message from all others. A source may be a URI, and an id may hold slashes."""
+    return f"{quote(source, safe='')}/{message_id}"
 
 
 def describe(error: Exception) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
@@ -28,6 +29,8 @@ log = logging.getLogger("minuet.place")
 FIRST_ATTEMPT_S = 10.0
 # Another process does it, and nothing here will be told when it is done.
 ELSEWHERE_S = 0.2
+# Nothing happens until an operator comes.
+PARKED_S = 5.0
 UNDER_WAY_MAX = 256
 TAKE_MAX = 200
 
@@ -68,7 +71,8 @@ class Place:
         self._timers = Timers()
         self._tasks: set[asyncio.Task[None]] = set()
         self._under_way: set[str] = set()
-        self._room = asyncio.Semaphore(UNDER_WAY_MAX)
+        # For each service that does the work, so that one that hangs does not stop the orchestrator from asking others.
+        self._rooms: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(UNDER_WAY_MAX))
         self._is_draining = False
 
     # -- handed in by a caller -----------------------------------------------------------------------------------------
@@ -81,6 +85,8 @@ class Place:
         if entry.state is EntryState.DONE:
             self.follow_up(after)
             return _answer(entry)
+        if entry.state is EntryState.PARKED:
+            raise NotYet(not_yet(entry), retry_after_s=PARKED_S)
         with self._waiters.waiting(entry.key, patient=wait_s > 0) as decided:
             self.follow_up(after)
             is_elsewhere = entry.owner not in (None, self.store.instance)
@@ -148,8 +154,9 @@ class Place:
     async def _work_on(self, entry: Entry, key: str) -> None:
         after = After()
         try:
-            async with self._room:
-                after = await self._attempt(entry)
+            async with self._rooms[self.participant.service_of(entry)]:
+                if not self._is_draining:
+                    after = await self._attempt(entry)
         except Lost:
             log.info("%s: another instance does %s", self.name, key)
         except Exception as error:
@@ -163,8 +170,12 @@ class Place:
 
     async def _attempt(self, entry: Entry) -> After:
         try:
-            if not entry.envelope.body and not await self._build(entry):
-                return After()
+            self.participant.check_handled(entry)
+            if not entry.envelope.body:
+                if self.participant.is_late(entry):
+                    return await self._in_transaction(entry, self._refuse_late)
+                if not await self._build(entry):
+                    return After()
             if not self.participant.handlers[entry.handler].is_async:
                 return await self._in_transaction(entry, self.participant.perform)
             if self.participant.is_late(entry):
@@ -176,6 +187,11 @@ class Place:
             return await self._in_transaction(entry, lambda tx, entry, after: self._record(tx, entry, performed, after))
         except Lost:
             raise
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) is None or task.cancelling():
+                raise
+            # Not this task was cancelled, but something that the handler waited for.
+            problem: Exception = RuntimeError("the handler waited for something that was cancelled")
         except Exception as error:
             problem = error
         return await self._in_transaction(
@@ -228,6 +244,7 @@ class Place:
             nonlocal is_wanted
             is_wanted = self.participant.built(tx, built, command, after)
             entry.key, entry.envelope, entry.waits_for = built.key, built.envelope, built.waits_for
+            entry.attempts, entry.error = built.attempts, built.error
 
         after = await self._in_transaction(entry, keep)
         self.follow_up(after)
@@ -238,6 +255,8 @@ class Place:
     async def recover(self) -> int:
         """Take over what instances that are gone left due here; how many entries that were."""
         entries = await self.store.transact(lambda tx: tx.inbox.take(TAKE_MAX))
+        for entry in entries:
+            self.participant.taken_over(entry)
         self.follow_up(After(start=list(entries)))
         return len(entries)
 
@@ -256,6 +275,7 @@ class Place:
             for task in tuple(self._tasks):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._waiters.send_away(f"{self.name} is being stopped; ask again with the same key")
         await self.store.transact(lambda tx: tx.inbox.release())
 
 

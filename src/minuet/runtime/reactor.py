@@ -6,20 +6,23 @@ says which literals a message makes known, and under which definition and coordi
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from minuet.app import App, ReadModel
 from minuet.codec import Codec
-from minuet.core.compile import BEGUN, Rule
+from minuet.core.compile import BEGUN, UNDO_SUFFIX, Rule
 from minuet.core.coordinator import infer, literal_of, newly_due
 from minuet.core.envelope import Envelope, SagaRef
 from minuet.core.errors import MessageError
-from minuet.core.formula import Literal
+from minuet.core.formula import Literal, Outcome
 from minuet.core.messages import Command, Event, Query, name_of
 from minuet.core.projection import Coordination, project
 from minuet.core.saga import BEGIN, Saga
 from minuet.ports import Clock, Entry, Subscription, Tx
+
+log = logging.getLogger("minuet.reactor")
 
 ORCHESTRATOR = "orchestrator"
 
@@ -84,8 +87,9 @@ class Reactor:
             if isinstance(event, saga.begins_with):
                 yield from self._beginning(saga, envelope, event)
             elif envelope.saga is not None and envelope.saga.name == saga.name:
-                definition = self._definition(envelope.saga)
-                yield from self._fact(definition, envelope.saga, literal_of(envelope.saga.step, type(event)))
+                if envelope.saga.coordination is self.acts_in:
+                    definition = self._definition(envelope.saga)
+                    yield from self._fact(definition, envelope.saga, literal_of(envelope.saga.step, type(event)))
             elif envelope.saga is None and envelope.source not in self.app.services:
                 # What our own services publish outside of a saga was asked for by somebody who coordinates it himself.
                 yield from self._inferred(saga, envelope, event)
@@ -96,13 +100,15 @@ class Reactor:
             if envelope.begins or envelope.source in self.app.services:
                 return
             ref = self.begin(saga, event)
-        yield from self._fact(self._definition(ref), ref, BEGUN)
+        if ref.coordination is self.acts_in:
+            yield from self._fact(self._definition(ref), ref, BEGUN)
 
     def _inferred(self, saga: Saga, envelope: Envelope, event: Event) -> Iterator[Fact]:
         literal = infer(saga.rules, type(event))
         if literal is None:
             return
-        saga_id = envelope.key or getattr(event, saga.key, None)
+        # A stranger's partition key is his own affair, if the event itself says which saga it is about.
+        saga_id = getattr(event, saga.key, None) or envelope.key
         if not saga_id:
             raise MessageError(f"{envelope.type} says neither {saga.key} nor ce-sagaid, so its {saga.name} is unknown")
         ref = SagaRef(saga.name, str(saga_id), saga.fingerprint, self.coordination_of(saga.name), literal.step)
@@ -146,15 +152,22 @@ class Reactor:
         return due
 
     def entry_for(self, rule: Rule, fact: Fact, known: Mapping[Literal, Envelope], cause: Envelope) -> Entry:
-        """The inbox entry for a rule's command, built already unless it has a query to ask first."""
+        """The inbox entry for a rule's command, built already unless it has a query to ask first.
+
+        Nor if its builder raises: that is neither the fault of the message that made it due nor of the step before it,
+        so it is built later, as an attempt of its own that may fail.
+        """
         ref = SagaRef(fact.ref.name, fact.ref.id, fact.ref.definition, fact.ref.coordination, rule.id)
         now = self.clock.now()
         key, body = step_key(ref), b""
         if not rule.recipe.queries:
-            command = rule.recipe.build(self.decoded(rule, known), {})
-            body = self.codec.encode(command, time=now)
-            # The orchestrator does not do it, it asks: each saga's asking is a thing of its own.
-            key = (self.place != ORCHESTRATOR and business_key(command)) or key
+            try:
+                command = rule.recipe.build(self.decoded(rule, known), {})
+                body = self.codec.encode(command, time=now)
+                # The orchestrator does not do it, it asks: each saga's asking is a thing of its own.
+                key = (self.place != ORCHESTRATOR and business_key(command)) or key
+            except Exception as error:
+                log.warning("%s: cannot build %s yet: %r", self.place, key, error)
         envelope = Envelope(
             id=step_key(ref),
             type=name_of(rule.command),
@@ -169,7 +182,7 @@ class Reactor:
             traceparent=cause.traceparent,
             expires=now + rule.deadline.total_seconds() if rule.deadline else None,
             may_refuse=rule.may_refuse,
-            hops=cause.hops + 1,
+            hops=cause.hops,
         )
         return Entry(key=key, handler=envelope.type, envelope=envelope, changed_at=now)
 
@@ -214,7 +227,8 @@ class Reactor:
 
     def _heard(self, saga: Saga, literal: Literal) -> Iterator[tuple[str, type[Event]]]:
         # The answers to one's own commands are learnt when they are recorded, not heard over a transport.
-        performer = next((rule.service for rule in saga.rules.every if literal.step == rule.id.partition("/")[0]), None)
+        rule_id = literal.step + UNDO_SUFFIX if literal.outcome is Outcome.UNDONE else literal.step
+        performer = next((rule.service for rule in saga.rules.every if rule.id == rule_id), None)
         if literal != BEGUN and self.place in (performer, ORCHESTRATOR):
             return
         for event in saga.rules.events[literal]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -35,8 +36,8 @@ class Relay:
         self.ids = ids
         self.published = 0
         self._held: deque[Outgoing] = deque()
-        self._is_behind = False
-        self._last_position = 0
+        # The lowest position that was not held because there was no room, once there is one.
+        self._unread: int | None = None
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -45,9 +46,11 @@ class Relay:
         """Take what was just committed. Called in the order of the commits."""
         if not messages:
             return
-        if self._is_behind or len(self._held) + len(messages) > HELD_MAX:
-            # They are safe in the outbox, and are read from there once there is room again.
-            self._is_behind = True
+        if self._unread is not None or len(self._held) + len(messages) > HELD_MAX:
+            # They are safe in the outbox, and are read from there once there is room again. What was taken over from an
+            # instance that is gone may have any position, also one before those that are published already.
+            first = min(message.position for message in messages)
+            self._unread = first if self._unread is None else min(self._unread, first)
         else:
             self._held.extend(messages)
         self._idle.clear()
@@ -57,26 +60,45 @@ class Relay:
         """Publish until cancelled."""
         failures = 0
         while True:
-            if not self._held and self._is_behind:
-                await self._catch_up()
-            if not self._held:
+            if not self._held and self._unread is None:
                 self._idle.set()
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            batch = [self._held.popleft() for _ in range(min(BATCH_MAX, len(self._held)))]
-            failed = await self._publish(batch)
-            self._held.extendleft(reversed(failed))
-            failures = failures + 1 if len(failed) == len(batch) else 0
+            try:
+                got_on = await self._catch_up(self._unread) if not self._held and self._unread else await self._send()
+            except Exception as error:  # the store, or a bug; without the relay nothing would ever go out again
+                log.warning("cannot go on publishing yet: %r", error)
+                got_on = False
+            failures = 0 if got_on else failures + 1
             if failures:
                 await asyncio.sleep(BACKOFF.delay_s(failures, self.ids.chance()))
 
-    async def _catch_up(self) -> None:
-        after = self._last_position
-        rows = await self.store.transact(lambda tx: tx.outbox.mine(BATCH_MAX, after), reads_only=True)
-        if not rows:
-            self._is_behind = False
+    async def _send(self) -> bool:
+        """Publish a batch. False if none of it could be."""
+        batch = [self._held.popleft() for _ in range(min(BATCH_MAX, len(self._held)))]
+        failed = batch
+        try:
+            failed = await self._publish(batch)
+        finally:
+            self._held.extendleft(reversed(failed))
+        return len(failed) < len(batch)
+
+    async def _catch_up(self, first: int) -> bool:
+        """Read on in the outbox where there was no room to hold what was handed over."""
+        self._unread = sys.maxsize  # what is handed over while this reads may not be in what it reads
+        rows: Sequence[Outgoing] = ()
+        try:
+            rows = await self.store.transact(lambda tx: tx.outbox.mine(BATCH_MAX, first - 1), reads_only=True)
+            following = rows[-1].position + 1 if rows else sys.maxsize
+        except BaseException:
+            following = first
+            raise
+        finally:
+            left = min(self._unread, following)
+            self._unread = None if left == sys.maxsize else left
         self._held.extend(rows)
+        return True
 
     async def _publish(self, batch: Sequence[Outgoing]) -> list[Outgoing]:
         """Publish a batch; what is left over, in order: what failed, and what must not overtake it."""
@@ -105,7 +127,6 @@ class Relay:
                     )
         if confirmed:
             self.published += len(confirmed)
-            self._last_position = max(self._last_position, *confirmed)
             # Nobody waits for this: if it is lost in a crash, the message goes out once more.
             self._forget(confirmed)
         return sorted(failed, key=lambda message: message.position)

@@ -41,6 +41,12 @@ class Waiters:
             if not future.done() and (not patient or entry.state is EntryState.PARKED):
                 future.set_exception(NotYet(not_yet(entry), retry_after_s=retry_after_s))
 
+    def send_away(self, reason: str) -> None:
+        """Nothing more will be decided here."""
+        for future, _ in [one for waiting in self._waiting.values() for one in waiting]:
+            if not future.done():
+                future.set_exception(NotYet(reason, retry_after_s=0.5))
+
 
 def not_yet(entry: Entry) -> str:
     """Why an entry has no answer, in words for whoever asked."""

@@ -39,11 +39,12 @@ class Worker:
         self._look = asyncio.Event()
         self._relay_task: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        # At once: what a caller hands in before `start` must not be forgotten.
+        place.store.committed = relay.hand_over
+        place.store.disturbed = self._look.set
 
     async def start(self) -> None:
         """Begin: first with what was left behind, then with what comes."""
-        self.place.store.committed = self.relay.hand_over
-        self.place.store.disturbed = self._look.set
         loop = asyncio.get_running_loop()
         self._relay_task = loop.create_task(self.relay.run(), name=f"{self.place.name}: relay")
         await self._sweep()

@@ -80,7 +80,7 @@ def test_a_bad_line_is_named_with_its_number(tmp_path: Path, line: object, why: 
 
 
 def test_many_bad_lines_are_counted(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="line 5: .*; and 3 lines more$"):
+    with pytest.raises(ConfigurationError, match=r"line 5: .*; and 3 lines more$"):
         from_file(write(tmp_path, *[b"{"] * 8))
 
 

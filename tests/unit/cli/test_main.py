@@ -31,7 +31,9 @@ def test_every_command_has_an_example(run: Minuet, command: list[str]) -> None:
     assert f"Example: minuet {' '.join(command)}" in " ".join(result.stdout.split())
 
 
-@pytest.mark.parametrize("command", [one for one in COMMANDS if one[-1] not in ("run", "retry", "discard")], ids=" ".join)
+@pytest.mark.parametrize(
+    "command", [one for one in COMMANDS if one[-1] not in ("run", "retry", "discard")], ids=" ".join
+)
 def test_every_reading_command_speaks_json(run: Minuet, command: list[str]) -> None:
     assert "--json" in run(*command, "--help").stdout
 

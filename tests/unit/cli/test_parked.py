@@ -25,7 +25,7 @@ def publish(data: Path, kind: str, body: bytes, *, id_: str) -> None:
             (transport,) = system.transports.values()
             assert list(await transport.publish([Outgoing(0, "wishes", envelope)])) == [None]
             async with asyncio.timeout(10):
-                while len([one for one in await system.observer.parked() if id_ in one.id]) < 2:
+                while len([one for one in await system.observer.parked() if id_ in one.id]) < 3:
                     await asyncio.sleep(0.01)
 
     asyncio.run(work())
@@ -42,18 +42,23 @@ def ids(as_json: Any, data: Path) -> list[str]:
 
 
 def test_the_list_has_commands_and_messages(run: Minuet, as_json: Any, garbled: Path) -> None:
-    assert ids(as_json, garbled) == ["people:Thank/w-3", "fairy:wishes/g-1", "press:wishes/g-1"]
+    assert sorted(ids(as_json, garbled)) == [
+        "fairy:wishes/abroad/g-1",
+        "orchestrator:wishes/abroad/g-1",
+        "people:Thank/w-3",
+        "press:wishes/abroad/g-1",
+    ]
     text = run("parked", "list", "--data", garbled).stdout
     assert "command Thank" in text
     assert "RuntimeError: no words (tried 1 times)" in " ".join(text.split())
 
 
 def test_one_with_its_attributes_and_body(run: Minuet, as_json: Any, garbled: Path) -> None:
-    one = as_json("parked", "show", "fairy:wishes/g-1", "--data", garbled)
+    one = as_json("parked", "show", "fairy:wishes/abroad/g-1", "--data", garbled)
     assert (one["kind"], one["type"], one["channel"]) == ("message", "Wished", "wishes")
     assert one["body"] == json.loads(GARBLED)
     assert "wishId: Input should be a valid string" in one["reason"]
-    text = run("parked", "show", "fairy:wishes/g-1", "--data", garbled).stdout
+    text = run("parked", "show", "fairy:wishes/abroad/g-1", "--data", garbled).stdout
     assert "a garbled one" in text
     assert "abroad" in text
 
@@ -67,22 +72,26 @@ def test_a_command_is_due_again_and_done_when_its_service_runs(run: Minuet, as_j
     assert ids(as_json, data) == []
 
 
-def test_a_mended_message_is_published_again_and_heard(run: Minuet, as_json: Any, garbled: Path, tmp_path: Path) -> None:
+def test_a_mended_message_is_published_again_and_heard(
+    run: Minuet, as_json: Any, garbled: Path, tmp_path: Path
+) -> None:
     mended = tmp_path / "mended.json"
     mended.write_text('{"wishId": "w-4", "text": "a mended one"}')
-    result = run("parked", "retry", "fairy:wishes/g-1", "--body", mended, "--data", garbled)
-    assert result.stdout == "Wished, mended, is published again on wishes; fairy hears it as soon as it runs\n"
-    assert ids(as_json, garbled) == ["people:Thank/w-3", "press:wishes/g-1"]
+    result = run("parked", "retry", "fairy:wishes/abroad/g-1", "--body", mended, "--data", garbled)
+    assert result.stdout.startswith(
+        "Wished, mended, is published again on wishes, for fairy, orchestrator and press to hear"
+    )
+    assert ids(as_json, garbled) == ["people:Thank/w-3"]
     perform(garbled, until="w-4")
     assert as_json("sagas", "show", "w-4", "--data", garbled)["status"] == "completed"
     assert tiny.printed.count("a mended one") == 1
 
 
 def test_what_would_only_be_parked_again_stays(run: Minuet, as_json: Any, garbled: Path) -> None:
-    result = run("parked", "retry", "fairy:wishes/g-1", "--data", garbled)
+    result = run("parked", "retry", "fairy:wishes/abroad/g-1", "--data", garbled)
     assert result.exit_code == 1
     assert "wishId: Input should be a valid string" in result.stderr
-    assert "fairy:wishes/g-1" in ids(as_json, garbled)
+    assert "fairy:wishes/abroad/g-1" in ids(as_json, garbled)
 
 
 def test_a_command_cannot_be_given_another_body(run: Minuet, data: Path, tmp_path: Path) -> None:
@@ -94,14 +103,16 @@ def test_a_command_cannot_be_given_another_body(run: Minuet, data: Path, tmp_pat
 
 
 def test_discarding_asks_first(run: Minuet, as_json: Any, garbled: Path) -> None:
-    result = run("parked", "discard", "fairy:wishes/g-1", "--data", garbled, input="n\n")
+    result = run("parked", "discard", "fairy:wishes/abroad/g-1", "--data", garbled, input="n\n")
     assert result.exit_code == 1
-    assert "fairy:wishes/g-1" in ids(as_json, garbled)
-    result = run("parked", "discard", "fairy:wishes/g-1", "--data", garbled, input="y\n")
+    assert "fairy:wishes/abroad/g-1" in ids(as_json, garbled)
+    result = run("parked", "discard", "fairy:wishes/abroad/g-1", "--data", garbled, input="y\n")
     assert result.exit_code == 0
-    assert result.stdout.strip(" y\n").startswith("fairy:wishes/g-1 is gone: Wished, parked because Wished g-1: wishId:")
-    assert run("parked", "discard", "press:wishes/g-1", "--data", garbled, "--yes").exit_code == 0
-    assert ids(as_json, garbled) == ["people:Thank/w-3"]
+    assert result.stdout.strip(" y\n").startswith(
+        "fairy:wishes/abroad/g-1 is gone: Wished, parked because Wished g-1: wishId:"
+    )
+    assert run("parked", "discard", "press:wishes/abroad/g-1", "--data", garbled, "--yes").exit_code == 0
+    assert sorted(ids(as_json, garbled)) == ["orchestrator:wishes/abroad/g-1", "people:Thank/w-3"]
 
 
 def test_a_command_that_somebody_waits_for_is_not_discarded(run: Minuet, data: Path) -> None:

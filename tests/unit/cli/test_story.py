@@ -38,7 +38,9 @@ def test_where_unicode_cannot_be_shown_there_is_ascii() -> None:
 @pytest.mark.parametrize("width", [60, 80, 100, 200])
 def test_no_line_is_wider_than_the_terminal(width: int) -> None:
     many = ["orders", "orchestrator", "inventory", "payment", "shipping", "notifications"]
-    drawn = [line.plain for line in draw([arrow(1, one, message="OrderStatusUpdated") for one in many], many, width=width)]
+    drawn = [
+        line.plain for line in draw([arrow(1, one, message="OrderStatusUpdated") for one in many], many, width=width)
+    ]
     assert max(map(len, drawn)) <= max(width, 68)
     assert all(name in " ".join(drawn) for name in many)
 

@@ -101,7 +101,10 @@ def test_explain_one_service(run: Minuet) -> None:
     ("arguments", "why"),
     [
         (["Nothing"], "app shop has no saga 'Nothing'; it has OrderProcessing"),
-        (["OrderProcessing", "--service", "bakery"], "saga OrderProcessing knows no service 'bakery'; it knows inventory,"),
+        (
+            ["OrderProcessing", "--service", "bakery"],
+            "saga OrderProcessing knows no service 'bakery'; it knows inventory,",
+        ),
     ],
 )
 def test_explain_what_is_not_there(run: Minuet, arguments: list[str], why: str) -> None:

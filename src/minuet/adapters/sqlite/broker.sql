@@ -22,7 +22,7 @@ CREATE TABLE minuet_queue (
     owner      TEXT,
     deliveries INTEGER NOT NULL DEFAULT 0
 ) STRICT;
-CREATE INDEX minuet_queue_free ON minuet_queue (name, position) WHERE owner IS NULL;
+CREATE INDEX minuet_queue_free ON minuet_queue (name, position, key, due_at, owner) WHERE owner IS NULL;
 CREATE INDEX minuet_queue_owned ON minuet_queue (owner) WHERE owner IS NOT NULL;
 CREATE INDEX minuet_queue_delayed ON minuet_queue (name, due_at) WHERE due_at > 0;
 CREATE INDEX minuet_queue_holding ON minuet_queue (name, key, position) WHERE owner IS NOT NULL OR due_at > 0;

@@ -18,8 +18,8 @@ https://sqlite.org/wal.html). That is why SQLite's own checkpoints are switched 
 holds among processes of minuet; a foreign program that writes to the file meanwhile is outside of it.
 
 **Wake-ups.** ``PRAGMA data_version`` says, for a few microseconds of work, whether another connection has committed. We
-look every 2 ms while there is traffic, and every 20 ms when there has been none for a while. Every 50 ms we look whether
-another instance is gone.
+look every 2 ms while others write, and every 20 ms when they have not for a while. Every 50 ms we look whether another
+instance is gone.
 """
 
 from __future__ import annotations
@@ -233,7 +233,6 @@ class SqliteDatabase:
 
     def _run(self) -> None:
         self._flush = None
-        self._look_s = LOOK_S_MIN
         if self._is_busy or not self._waiting:
             return
         jobs, self._waiting = self._waiting[:BATCH_MAX], self._waiting[BATCH_MAX:]

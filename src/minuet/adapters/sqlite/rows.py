@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 
 from minuet.codec import attributes_to_text, envelope_from_text
 from minuet.core.envelope import Envelope

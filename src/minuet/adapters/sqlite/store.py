@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from minuet.adapters.sqlite.connection import Connection
 from minuet.adapters.sqlite.database import SqliteDatabase
-from minuet.adapters.sqlite.transaction import Rider
 from minuet.adapters.sqlite.schema import install, run_script
+from minuet.adapters.sqlite.transaction import Rider
 from minuet.adapters.sqlite.tx import SqliteTx
 from minuet.adapters.sqlite.wal import FRAMES_MAX
 from minuet.core.errors import ConfigurationError

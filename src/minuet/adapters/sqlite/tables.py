@@ -42,10 +42,11 @@ SAVE = f"""INSERT INTO minuet_inbox (saga, saga_id, {ENTRY}) VALUES (?, ?, ?, ?,
     ON CONFLICT (key) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _COLUMNS)}
     WHERE minuet_inbox.owner = ? AND minuet_inbox.state = 'due'"""
 RENAME = "UPDATE minuet_inbox SET key = ? WHERE key = ? AND owner = ? AND state = 'due'"
+# The plus keeps SQLite from reading the whole inbox in the order of positions: few are due, and they have an index.
 TAKE = f"""UPDATE minuet_inbox SET owner = ? WHERE position IN (
         SELECT position FROM minuet_inbox
         WHERE state = 'due' AND (owner IS NULL OR owner IN (SELECT value FROM json_each(?)))
-        ORDER BY position LIMIT ?)
+        ORDER BY +position LIMIT ?)
     RETURNING position, {ENTRY}"""
 OWNERS = "SELECT min(owner) FROM minuet_inbox WHERE state = 'due' AND owner > ?"
 WAITING_FOR = f"""SELECT {ENTRY} FROM minuet_inbox

@@ -1,4 +1,4 @@
-"""Running works inside a transaction of the one connection. Nothing here waits for the disk but `Transaction.commit`."""
+"""Running works inside a transaction of the one connection. Only `Transaction.commit` and `begin` wait for anything."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class Transaction:
         return True
 
     def begin(self) -> None:
-        """Begin to write, and wait for a stranger if need be. Raises sqlite3.OperationalError when that takes too long."""
+        """Begin to write, and wait for a stranger if need be; sqlite3.OperationalError when that takes too long."""
         self._wait_ms(BUSY_MS)
         try:
             for attempt in range(1, BEGIN_ATTEMPTS_MAX + 1):

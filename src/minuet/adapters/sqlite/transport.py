@@ -11,9 +11,9 @@ from typing import Any
 
 from minuet.adapters.sqlite.connection import Connection
 from minuet.adapters.sqlite.database import SqliteDatabase
-from minuet.adapters.sqlite.transaction import Rider
 from minuet.adapters.sqlite.queues import Queues
 from minuet.adapters.sqlite.schema import install
+from minuet.adapters.sqlite.transaction import Rider
 from minuet.adapters.sqlite.wal import FRAMES_MAX
 from minuet.codec import attributes_to_text
 from minuet.core.errors import MessageError
