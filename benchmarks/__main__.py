@@ -31,7 +31,9 @@ FIGURES = {
 
 
 def run(module: str, *arguments: str) -> dict[str, Any]:
-    done = subprocess.run([sys.executable, "-m", f"benchmarks.{module}", *arguments], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{module}", *arguments], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         sys.exit(f"benchmarks.{module} failed:\n{done.stderr}")
     result: dict[str, Any] = json.loads(done.stdout)
@@ -53,7 +55,17 @@ def main() -> None:
         if number not in machine:
             machine[number] = run("machine")
         orders = args.orders if in_flight > 1 else max(100, args.orders // 10)
-        row = run("shop", "--coordination", how, "--in-flight", str(in_flight), "--orders", str(orders), "--outside", args.outside)
+        row = run(
+            "shop",
+            "--coordination",
+            how,
+            "--in-flight",
+            str(in_flight),
+            "--orders",
+            str(orders),
+            "--outside",
+            args.outside,
+        )
         row["round"] = number
         row["orders_per_commit_rate"] = round(row["orders_per_s"] / machine[number]["commits_per_s"], 4)
         rows.append(row)

@@ -1,4 +1,4 @@
-"""What a team declares: services with their handlers, and the app that they form with their sagas. Declaring does nothing."""
+"""What a team declares: services with their handlers, and the app they form with sagas. Declaring does nothing."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class Service:
         """Declare the handler of a command: it returns one of the command's answers.
 
         A ``def`` runs inside the service's transaction; a refusal it returns, or an exception, takes back what it
-        wrote. An ``async def`` runs outside of any transaction, many at once; what it did is written by `Handler.on_outcome`.
+        wrote. An ``async def`` runs outside of any transaction, many at once; `Handler.on_outcome` writes what it did.
         An exception is a technical fault: the handler is called again, as ``retry`` says.
         """
         if not (isinstance(command, type) and issubclass(command, Command)):
@@ -146,7 +146,8 @@ class Service:
         def declare(function: Callable[..., Any]) -> Handler:
             if command in self.commands:
                 raise DefinitionError(
-                    f"{name_of(command)} has two handlers, {self.commands[command].name} and {function.__name__}; a command has one"
+                    f"{name_of(command)} has two handlers, {self.commands[command].name} and {function.__name__}; "
+                    "a command has one"
                 )
             _check_answers(function, command)
             handler = self._handler(function, command, command.__contract__.answers, retry)
@@ -173,7 +174,7 @@ class Service:
         return declare
 
     def on(self, event: type[Event], *, retry: RetryPolicy | None = None) -> Callable[[Callable[..., Any]], Handler]:
-        """Declare a free-standing reaction to an event, done once for each. It may return events, which are published."""
+        """Declare a free-standing reaction to an event, done once for each. Events it returns are published."""
         if not (isinstance(event, type) and issubclass(event, Event)):
             raise DefinitionError(
                 f"{self.name}.on({event!r}): not an Event class; @{self.name}.handles(...) takes commands"
@@ -206,7 +207,7 @@ class Service:
         return factory
 
     def mount(self, factory: Callable[[Deployment], Any]) -> Callable[[Deployment], Any]:
-        """Declare an ASGI application of the service's own, served under ``/<service>``. The factory is called at start."""
+        """Declare an ASGI application of the service's own, served under ``/<service>``; made at start."""
         self.mounted = factory
         return factory
 
@@ -220,7 +221,8 @@ class Service:
         first, wants = _parameters(function)
         if first is not message and not (isinstance(first, type) and issubclass(message, first)):
             raise DefinitionError(
-                f"the first parameter of {function.__name__} must be annotated with {name_of(message)}, not {getattr(first, '__name__', first)}"
+                f"the first parameter of {function.__name__} must be annotated with {name_of(message)}, not "
+                f"{getattr(first, '__name__', first)}"
             )
         is_async = inspect.iscoroutinefunction(function)
         return Handler(
@@ -257,7 +259,8 @@ def read_model(query: type[Query]) -> Callable[[Callable[..., View]], ReadModel]
         missing = set(query.model_fields) - set(event.model_fields)
         if missing:
             raise DefinitionError(
-                f"{name_of(event)} has no field {sorted(missing)[0]!r}, so it does not say which {name_of(query)} it is about"
+                f"{name_of(event)} has no field {sorted(missing)[0]!r}, so it does not say which {name_of(query)} "
+                "it is about"
             )
         return ReadModel(query, event, function)
 
@@ -368,7 +371,7 @@ def _returned(function: Callable[..., Any]) -> tuple[type[Event], ...]:
 
 
 def _alternatives(function: Callable[..., Any]) -> Iterable[tuple[type[Event], ...]]:
-    """What the function may return, each time with what it returns together; ``tuple[Answer, More] | Refused`` has two."""
+    """What the function may return, with what it returns together; ``tuple[Answer, More] | Refused`` has two."""
     returns = typing.get_type_hints(function).get("return")
     options = (
         typing.get_args(returns)
@@ -386,6 +389,7 @@ def _check_answers(function: Callable[..., Any], command: type[Command]) -> None
     undeclared = [one for one in answers if one not in command.__contract__.answers]
     if undeclared:
         raise DefinitionError(
-            f"{function.__name__} returns {undeclared[0].__name__}, an answer that {name_of(command)} does not declare; "
+            f"{function.__name__} returns {undeclared[0].__name__}, an answer that {name_of(command)} does not "
+            "declare; "
             f"add it to answers=(...) of {name_of(command)}"
         )

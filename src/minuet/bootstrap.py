@@ -277,7 +277,8 @@ class _Wiring:
         for query, how in self.settings.queries.items():
             if how == "read_model" and query not in kept:
                 raise ConfigurationError(
-                    f"settings: {query} = read_model, but the app keeps no read model of it; declare one with @read_model({query})"
+                    f"settings: {query} = read_model, but the app keeps no read model of it; declare one with "
+                    f"@read_model({query})"
                 )
 
     def coordination_of(self, saga: str) -> Coordination:

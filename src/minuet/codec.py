@@ -43,7 +43,8 @@ class Codec:
             name = name_of(message)
             if self.types.setdefault(name, message) is not message:
                 raise DefinitionError(
-                    f"two message classes are named {name} ({self.types[name].__module__} and {message.__module__}); rename one"
+                    f"two message classes are named {name} ({self.types[name].__module__} and "
+                    f"{message.__module__}); rename one"
                 )
             if issubclass(message, Event):
                 self.channels.setdefault(message.__contract__.channel, []).append(message)
@@ -82,7 +83,8 @@ class Codec:
         current = kind.__contract__.version
         if envelope.version > current:
             raise MessageError(
-                f"{envelope.type} has schema version {envelope.version}, newer than {current}, the newest known here; update this service"
+                f"{envelope.type} has schema version {envelope.version}, newer than {current}, the newest known "
+                "here; update this service"
             )
         try:
             if envelope.version == current:
@@ -104,7 +106,8 @@ class Codec:
             upcast = kind.__contract__.upcasts.get(version)
             if upcast is None:
                 raise MessageError(
-                    f"{envelope.type} has schema version {envelope.version}, and nothing turns version {version} into {version + 1}"
+                    f"{envelope.type} has schema version {envelope.version}, and nothing turns version {version} "
+                    f"into {version + 1}"
                 )
             content = upcast(content)
         return content

@@ -176,7 +176,11 @@ class Observer:
             for end in ends:
                 if end in (COMPLETED, COMPENSATED):
                     return Status(end)
-        if saga and len([rule for rule in saga.rules.every if rule.kind is Kind.END]) == 2 and enders <= set(self.stores):
+        if (
+            saga
+            and len([rule for rule in saga.rules.every if rule.kind is Kind.END]) == 2
+            and enders <= set(self.stores)
+        ):
             return None
         found = await self.status(name, saga_id)
         return found if found and found.is_final else None

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 class Clock(Protocol):
     def now(self) -> float:
-        """Seconds since 1970, UTC. Only for stamps and deadlines; waiting is the event loop's, which keeps its own time."""
+        """Seconds since 1970, UTC. Only for stamps and deadlines; waiting is the event loop's, with its own time."""
 
 
 class Ids(Protocol):
@@ -77,10 +77,13 @@ class Inbox(Protocol):
     def find(self, key: str) -> Entry | None: ...
 
     def add(self, entry: Entry) -> bool:
-        """Add it, owned by this instance unless done. False, and nothing changed, when the key is there already."""
+        """Add it. False, and nothing changed, when the key is there already.
+
+        As in `save`, the entry's owner becomes this instance while it is due, and None when it is not.
+        """
 
     def save(self, entry: Entry) -> bool:
-        """Write it, new or changed. False, and nothing changed, unless it is new or this instance owns it and it is due.
+        """Write it, new or changed. False, and nothing changed, unless it is new, or due and this instance's own.
 
         This is the fence: an instance that was taken for dead cannot overwrite what its successor did.
         """
@@ -105,7 +108,7 @@ class KnownMessages(Protocol):
     """Per saga, the messages that its rules look at."""
 
     def learn(self, saga: str, saga_id: str, literal: Literal, envelope: Envelope) -> Mapping[Literal, Envelope] | None:
-        """Remember that the literal is known by this message; return all that is known of the saga, or None if this was.
+        """Remember the message that makes the literal known; all that is known of the saga, or None if this was.
 
         Serialised per saga: of two transactions that learn for one saga, the later one sees what the earlier learnt.
         """
@@ -223,6 +226,9 @@ class Store(Protocol):
 
     async def transact(self, work: Callable[[Tx], T], *, reads_only: bool = False, lazily: bool = False) -> T:
         """Run the work in a transaction and return its result once that is durable.
+
+        A work must be short, and must not mind being run twice: a store may run it on the event loop, and again when
+        what it wrote was undone with somebody else's.
 
         Several works may share a transaction and one commit; each runs under its own savepoint, so one that raises
         undoes its own writes alone, and its caller gets the exception. They run one at a time, in the order given.

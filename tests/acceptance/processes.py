@@ -47,7 +47,7 @@ SEED_ITEMS = ["ITEM001", "ITEM005"]
 
 # How long things may take. Generous, for machines that do other work too; nothing waits for as long as this.
 READY_S = 60.0
-ENDED_S = 15.0
+ENDED_S = 60.0
 STOPPED_S = 30.0
 IN_FLIGHT = 32
 
@@ -265,7 +265,9 @@ class Shop:
 
     # -- orders --------------------------------------------------------------------------------------------------------
 
-    async def place(self, order_id: str, customer_id: str = "CUST987", items: Sequence[str] = tuple(SEED_ITEMS)) -> None:
+    async def place(
+        self, order_id: str, customer_id: str = "CUST987", items: Sequence[str] = tuple(SEED_ITEMS)
+    ) -> None:
         """Place an order, however often that needs asking."""
         body = {"orderId": order_id, "customerId": customer_id, "items": list(items)}
         answer = await self.insist("POST", "/orders", body, idempotency_key=f"place {order_id}")
@@ -326,10 +328,14 @@ class Shop:
             orders=await self.orders(),
             stock=[shelf for page in await self._pages("/inventory/stock", StockPage) for shelf in page.stock],
             reservations=[
-                one for page in await self._pages("/inventory/reservations", ReservationPage) for one in page.reservations
+                one
+                for page in await self._pages("/inventory/reservations", ReservationPage)
+                for one in page.reservations
             ],
             payments=[one for page in await self._pages("/payment/payments", PaymentPage) for one in page.payments],
-            shipments=[one for page in await self._pages("/shipping/shipments", ShipmentPage) for one in page.shipments],
+            shipments=[
+                one for page in await self._pages("/shipping/shipments", ShipmentPage) for one in page.shipments
+            ],
             charges=charges.charges,
             parcels=parcels.parcels,
         )
@@ -354,7 +360,9 @@ class Shop:
             return not {name: left for name, left in self.left_over().items() if not name.endswith(" parked")}
 
         await until(nothing_left, within_s=30, what=lambda: f"everything is at rest: {self.left_over()}\n{self.said()}")
-        assert sum(left for name, left in self.left_over().items() if name.endswith(" parked")) == parked, self.left_over()
+        assert sum(left for name, left in self.left_over().items() if name.endswith(" parked")) == parked, (
+            self.left_over()
+        )
 
     def left_over(self) -> dict[str, int]:
         """How many rows each database has of what should come to an end, where there are any."""

@@ -133,7 +133,10 @@ async def test_the_same_order_id_is_the_same_order(whole: Shop) -> None:
 
 async def test_twenty_at_once_with_one_order_id_are_one_order(whole: Shop) -> None:
     answers = await asyncio.gather(
-        *(whole.ask("POST", "/orders", order("TWENTY", items=["ITEM002"] if n % 4 == 3 else SEED_ITEMS)) for n in range(20))
+        *(
+            whole.ask("POST", "/orders", order("TWENTY", items=["ITEM002"] if n % 4 == 3 else SEED_ITEMS))
+            for n in range(20)
+        )
     )
     accepted = [answer for answer in answers if answer.status == 202]
     assert len(accepted) in (5, 15)
@@ -193,7 +196,12 @@ async def test_inventory_reserves_and_releases(whole: Shop) -> None:
     assert (await whole.ask("POST", "/inventory/reserve", body)).text == reserved.text
     after = await whole.get("/inventory/stock/ITEM003")
     assert after["available"] == before["available"] - 2
-    assert after == {"item": "ITEM003", "onHand": 50, "reserved": before["reserved"] + 2, "available": after["available"]}
+    assert after == {
+        "item": "ITEM003",
+        "onHand": 50,
+        "reserved": before["reserved"] + 2,
+        "available": after["available"],
+    }
     held = await whole.ask("PUT", "/inventory/stock/ITEM003", {"onHand": 1})
     assert refusal(held, "StockHeld")["reserved"] == after["reserved"]
 

@@ -111,7 +111,7 @@ def undone(step: Step) -> Literal:
 
 
 def complete(node: Node) -> Formula:
-    """Every step below the node succeeded. Of a sequence the last part tells: it began only when the others were done."""
+    """Every step below the node succeeded. Of a sequence the last part tells: it began when the others were done."""
     match node:
         case Step():
             return succeeded(node)
@@ -150,7 +150,7 @@ class Compiler:
         self.neighbours = neighbours(saga.root)
 
     def node(self, node: Node, start: Formula, abort: Formula, before: tuple[Source, ...]) -> Formula:
-        """Add the node's rules; return the formula under which it is clean. ``before``: certainly known, nearest first."""
+        """Add the node's rules; return the formula under which it is clean. ``before``: surely known, nearest first."""
         match node:
             case Step():
                 return self.step(node, start, abort, before)

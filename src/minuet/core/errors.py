@@ -39,7 +39,7 @@ class NotYet(MinuetError):
 
 
 class Rejected(MinuetError):
-    """A request that will never be answered as it stands: unknown, malformed or not allowed. Asking again is useless."""
+    """A request that will never be answered as it stands: unknown, malformed or not allowed. Do not ask again."""
 
 
 class NotFound(Rejected):

@@ -68,7 +68,8 @@ def _check_refusals_can_be_undone(saga: Saga) -> None:
         if step.is_refusable and remaining is not None:
             cause = name_of(refusals(step.command)[0]) if refusals(step.command) else "a missed deadline"
             raise DefinitionError(
-                f"saga {saga.name}: step {step.name} may be refused ({cause}) when step {remaining.name} is done, which has "
+                f"saga {saga.name}: step {step.name} may be refused ({cause}) when step {remaining.name} is done, "
+                "which has "
                 f'no undo. Give {remaining.name} one, say undo=Nothing("why"), or move {step.name} before it'
             )
 
@@ -80,13 +81,15 @@ def _check_ends(saga: Saga) -> None:
         command = command_of(action, where=f"saga {saga.name}, {name}")
         if refusals(command):
             raise DefinitionError(
-                f"saga {saga.name}: {name_of(command)}, its {name} end, may answer {name_of(refusals(command)[0])}, but an "
+                f"saga {saga.name}: {name_of(command)}, its {name} end, may answer "
+                f"{name_of(refusals(command)[0])}, but an "
                 f"end cannot be refused; make it a step, or drop that answer"
             )
     for step in saga.steps:
         if not successes(step.command):
             raise DefinitionError(
-                f"saga {saga.name}: {name_of(step.command)} of step {step.name} can only be refused; name the event of its "
+                f"saga {saga.name}: {name_of(step.command)} of step {step.name} can only be refused; name the "
+                "event of its "
                 f"success among its answers"
             )
 
@@ -102,11 +105,14 @@ def _check_cycle(saga: Saga) -> None:
 def _check_keys(saga: Saga) -> None:
     plain: list[type[Command]] = []
     for step in saga.steps:
-        plain += [action for action in (step.action, step.undo) if isinstance(action, type) and issubclass(action, Command)]
+        plain += [
+            action for action in (step.action, step.undo) if isinstance(action, type) and issubclass(action, Command)
+        ]
     for command, count in Counter(plain).items():
         if count > 1 and command.__contract__.key:
             raise DefinitionError(
-                f"saga {saga.name} sends {name_of(command)} in {count} steps, but its key {', '.join(command.__contract__.key)} "
+                f"saga {saga.name} sends {name_of(command)} in {count} steps, but its key "
+                f"{', '.join(command.__contract__.key)} "
                 f"makes them one and the same; extend the key, or build each by a function of its own"
             )
 

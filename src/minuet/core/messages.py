@@ -186,7 +186,7 @@ class Command(Message):
 
 
 class Query(Message):
-    """A question to one service that changes nothing: ``class GetOrder(Query, service="orders", answer=OrderView): ...``.
+    """A question to one service that changes nothing: ``class GetOrder(Query, service="orders", answer=Order)``.
 
     Its handler raises `NotFound` when there is no such thing.
     """
@@ -200,7 +200,8 @@ class Query(Message):
         super().__init_subclass__(**config)
         if not service or answer is None:
             raise DefinitionError(
-                f'query {cls.__name__} needs its service and answer; write class {cls.__name__}(Query, service="...", answer=SomeView)'
+                f"query {cls.__name__} needs its service and answer; write class {cls.__name__}(Query, "
+                'service="...", answer=SomeView)'
             )
         route = HttpRoute.parse(http, of=cls.__name__) if http else None
         if route and route.method != "GET":

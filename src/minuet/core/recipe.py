@@ -69,7 +69,8 @@ class Recipe:
         command = self.builder(**arguments)
         if type(command) is not self.command:
             raise TypeError(
-                f"{self.builder.__name__} returned {type(command).__name__}, it is annotated with {self.command.__name__}"
+                f"{self.builder.__name__} returned {type(command).__name__}, it is annotated with "
+                f"{self.command.__name__}"
             )
         return command
 
@@ -165,7 +166,8 @@ def _nobody_provides(message: type[Message], field: str, sources: Sequence[Sourc
     wanted = message.model_fields[field].annotation
     shown = getattr(wanted, "__name__", wanted)
     return (
-        f"{where}: nobody provides field {field!r} ({shown}) of {message.__name__}; known there: {names}. Add the field "
+        f"{where}: nobody provides field {field!r} ({shown}) of {message.__name__}; known there: {names}. Add the "
+        "field "
         f"to one of them, give it a default, or write a function that takes what is known, or a query's view, and "
         f"returns {message.__name__}"
     )

@@ -107,7 +107,8 @@ def step(
     undo_command = made.undo_command
     if undo_command is not None and refusals(undo_command):
         raise DefinitionError(
-            f"step {name}: its undo {name_of(undo_command)} may answer {name_of(refusals(undo_command)[0])}, but an undo "
+            f"step {name}: its undo {name_of(undo_command)} may answer {name_of(refusals(undo_command)[0])}, but "
+            "an undo "
             f"cannot be refused; drop that answer, minuet retries the undo until it is done"
         )
     return made

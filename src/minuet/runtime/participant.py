@@ -3,15 +3,14 @@
 There is one way in. A rule of this place, a call over HTTP, a message of a broker: each becomes an entry of the inbox,
 known by its key, and what follows is the same for all:
 
-* A ``def`` handler runs inside the transaction that keeps the entry: rows, outcome and outgoing messages commit together.
+* A ``def`` handler runs inside the transaction that keeps the entry: rows, outcome and messages commit together.
 * An ``async def`` handler runs outside of any transaction, on an entry that is kept already. What it did is recorded in
   one transaction afterwards. After a crash it is called again with the same idempotency key.
 * A refusal, or an exception, takes back what the handler wrote. An exception is tried again later; when the attempts
   are exhausted the participant refuses, if the saga may still be refused, and if it can be sure that nothing of its
   remains. Otherwise the entry is parked and needs an operator.
 
-Everything that touches a `Tx` runs on the store's thread; the rest on the event loop. `After` carries what is to be done
-on the loop once the transaction is durable.
+Everything here runs inside a transaction. `After` carries what is to be done once that is durable.
 """
 
 from __future__ import annotations
@@ -234,7 +233,7 @@ class Participant:
         if known is not None and entry.key.startswith(REACTION):
             return  # the same message, be it in another saga's name: heard once is enough
         if known is not None and entry.envelope.saga not in (None, known.envelope.saga):
-            # The business key is somebody else's already. The saga's step is an entry of its own, which `built` answers.
+            # The business key is somebody else's already. The saga's step is an entry of its own; `built` answers it.
             assert entry.envelope.saga is not None
             entry = replace(entry, key=step_key(entry.envelope.saga), envelope=replace(entry.envelope, body=b""))
             known = tx.inbox.find(entry.key)
@@ -257,6 +256,8 @@ class Participant:
         if self.is_late(entry):
             self.refuse(tx, entry, "deadline passed", after)
             return
+        outcome: tuple[Event, ...] = ()
+        answers: list[Envelope] = []
         try:
             message = self.codec.decode(entry.envelope)
             with tx.savepoint():
@@ -323,7 +324,9 @@ class Participant:
         if known is not None and known.answer is not None:
             event = self.codec.decode(known.answer)
             assert isinstance(event, Event)
-            self.record(tx, entry, (event,), [replace(known.answer, saga=entry.envelope.saga, key=entry.envelope.key)], after)
+            self.record(
+                tx, entry, (event,), [replace(known.answer, saga=entry.envelope.saga, key=entry.envelope.key)], after
+            )
             return False
         if not (key == entry.key or tx.inbox.rename(entry, key)):
             raise Lost(entry.key)

@@ -92,7 +92,8 @@ class Place:
             is_elsewhere = entry.owner not in (None, self.store.instance)
             patience_s = ELSEWHERE_S if is_elsewhere else wait_s or FIRST_ATTEMPT_S
             try:
-                return _answer(await asyncio.wait_for(decided, patience_s))
+                async with asyncio.timeout(patience_s):
+                    return _answer(await decided)
             except TimeoutError:
                 raise NotYet(not_yet(entry), retry_after_s=ELSEWHERE_S) from None
 
@@ -111,7 +112,8 @@ class Place:
             raise NotFound(f"{name_of(query)}: there is no such thing")
         if not isinstance(view, query.__answer__):
             raise TypeError(
-                f"{handler.name} returned {type(view).__name__}; {name_of(query)} is answered by {query.__answer__.__name__}"
+                f"{handler.name} returned {type(view).__name__}; {name_of(query)} is answered by "
+                f"{query.__answer__.__name__}"
             )
         return view
 
@@ -270,7 +272,8 @@ class Place:
     async def stop(self, grace_s: float) -> None:
         """Drain for so many seconds, then cut off what is still under way; it is done again with the same key."""
         try:
-            await asyncio.wait_for(self.drain(), grace_s)
+            async with asyncio.timeout(grace_s):
+                await self.drain()
         except TimeoutError:
             for task in tuple(self._tasks):
                 task.cancel()

@@ -104,6 +104,9 @@ class Reactor:
             yield from self._fact(self._definition(ref), ref, BEGUN)
 
     def _inferred(self, saga: Saga, envelope: Envelope, event: Event) -> Iterator[Fact]:
+        mine = self._rules[saga.fingerprint]
+        if not any(type(event) in saga.rules.events[literal] for literal in mine):
+            return  # no rule here looks at it, whichever step it may have come from
         literal = infer(saga.rules, type(event))
         if literal is None:
             return
@@ -122,7 +125,8 @@ class Reactor:
         saga = self.app.saga(ref.name, ref.definition)
         if saga is None:
             raise MessageError(
-                f"{ref.name} {ref.id} began under definition {ref.definition}, which this app does not have; add that saga to App(sagas=...)"
+                f"{ref.name} {ref.id} began under definition {ref.definition}, which this app does not have; add "
+                "that saga to App(sagas=...)"
             )
         return saga
 

@@ -59,7 +59,8 @@ class Worker:
         await self.place.stop(self.grace_s)
         if self._relay_task is not None:
             try:
-                await asyncio.wait_for(self.relay.drained(), self.grace_s)
+                async with asyncio.timeout(self.grace_s):
+                    await self.relay.drained()
             except TimeoutError:
                 log.warning("%s: stopped with messages in its outbox; they go out at the next start", self.place.name)
             await _cancel([self._relay_task])
@@ -102,8 +103,10 @@ class Worker:
 
     async def _recover_for_ever(self) -> None:
         while True:
+            # Not `asyncio.wait_for`: before Python 3.12 it swallows a cancellation that comes just as the wait ends.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._look.wait(), SWEEP_S)
+                async with asyncio.timeout(SWEEP_S):
+                    await self._look.wait()
             self._look.clear()
             try:
                 await self._sweep()

@@ -293,7 +293,11 @@ def make_shop(
 
         @pay.on_exhausted
         async def make_sure(command: Pay, key: IdempotencyKey) -> None:
-            act = plan.scripts["last resort"].popleft() if plan.scripts["last resort"] else plan.for_ever.get("last resort")
+            act = (
+                plan.scripts["last resort"].popleft()
+                if plan.scripts["last resort"]
+                else plan.for_ever.get("last resort")
+            )
             plan.calls.append(("last resort", command.order_id, key))
             await asyncio.sleep(0.001)
             if isinstance(act, BaseException):

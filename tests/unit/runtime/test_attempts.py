@@ -191,7 +191,9 @@ async def test_a_handler_whose_inner_task_was_cancelled_is_called_again() -> Non
 async def test_a_command_that_cannot_be_begun_in_time_is_refused(how: str) -> None:
     plan, world = Plan(), World()
     app = make_shop(plan, order_saga(deadline=LATE))
-    async with world.running(app, services=["orders", "inventory", "shipping", "orchestrator"], coordination={SAGA: how}) as process:
+    async with world.running(
+        app, services=["orders", "inventory", "shipping", "orchestrator"], coordination={SAGA: how}
+    ) as process:
         await process.send(PlaceOrder(order_id="o1"))
         await until(process, lambda: plan.called(Reserve))
         if how == "choreography":  # it is payment's own rule that makes it due, when payment hears of it
@@ -214,7 +216,9 @@ async def test_a_command_that_cannot_be_begun_in_time_is_refused(how: str) -> No
 async def test_a_command_that_was_begun_in_time_is_not_refused_for_being_late(how: str) -> None:
     """Only the participant decides, and not when the first call may have done its work: here its reply was lost."""
     plan, world = Plan(), World()
-    plan.will(Pay, After(Boom("lost")), After(NotYet("lost", retry_after_s=10)), After(NotYet("lost", retry_after_s=20)))
+    plan.will(
+        Pay, After(Boom("lost")), After(NotYet("lost", retry_after_s=10)), After(NotYet("lost", retry_after_s=20))
+    )
     slowly = RetryPolicy(first_s=15, delay_max_s=15)
     app = make_shop(plan, order_saga(deadline=LATE, retry=slowly))
     async with world.running(app, coordination={SAGA: how}) as process:
@@ -229,7 +233,9 @@ async def test_a_command_that_was_begun_in_time_is_not_refused_for_being_late(ho
 @BOTH
 @pytest.mark.parametrize("killed", [["payment"], ["orders", "inventory", "shipping", "orchestrator"]])
 @in_virtual_time
-async def test_a_command_is_not_refused_as_late_when_a_crash_hides_whether_it_began(how: str, killed: list[str]) -> None:
+async def test_a_command_is_not_refused_as_late_when_a_crash_hides_whether_it_began(
+    how: str, killed: list[str]
+) -> None:
     plan, world = Plan(), World()
     app = make_shop(plan, order_saga(deadline=LATE))
     others = [one for one in ("orders", "inventory", "payment", "shipping", "orchestrator") if one not in killed]

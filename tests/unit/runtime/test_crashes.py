@@ -80,7 +80,9 @@ async def crash_once(how: str, refuses: bool, service: str, number: int, *, afte
 
 async def _revived(world: World, processes: list[Process]) -> list[Process]:
     return [
-        one if one.is_alive else await world.start(one.app, services=one.services, coordination=one.settings.coordination)
+        one
+        if one.is_alive
+        else await world.start(one.app, services=one.services, coordination=one.settings.coordination)
         for one in processes
     ]
 
@@ -118,7 +120,9 @@ async def test_two_processes_with_everything_do_each_thing_once(how: str) -> Non
         world.running(app, coordination={SAGA: how}) as one,
         world.running(app, coordination={SAGA: how}) as other,
     ):
-        await asyncio.gather(*(process.send(PlaceOrder(order_id=order), wait_s=30) for order in orders for process in (one, other)))
+        await asyncio.gather(
+            *(process.send(PlaceOrder(order_id=order), wait_s=30) for order in orders for process in (one, other))
+        )
         while world.left_over():
             await asyncio.sleep(1)
     for number, order in enumerate(orders):
@@ -146,7 +150,7 @@ async def test_whoever_was_taken_for_dead_cannot_record_what_he_did() -> None:
         assert await successor.send(Pay(order_id="o1", amount=1)) == Paid(order_id="o1", amount=1)
         slow.set()
         await asyncio.sleep(1)
-        with pytest.raises(Exception, match="under way|ask again"):
+        with pytest.raises(Exception, match=r"under way|ask again"):
             await asking
         assert await zombie.send(Pay(order_id="o1", amount=1)) == Paid(order_id="o1", amount=1)
         assert len([one for one in world.entries("payment") if one.handler == "Pay"]) == 1
@@ -222,7 +226,9 @@ async def test_a_stop_does_not_begin_what_only_waits_for_room(monkeypatch: pytes
 
 
 @in_virtual_time
-async def test_a_participant_that_hangs_does_not_keep_the_orchestrator_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_participant_that_hangs_does_not_keep_the_orchestrator_from_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(place_module, "UNDER_WAY_MAX", 2)
     plan, world = Plan(), World()
     hangs = asyncio.Event()

@@ -56,7 +56,9 @@ PLACED = {"orderId": "o1", "amount": 10}
 @in_virtual_time
 async def test_a_stranger_begins_a_saga_exactly_once(how: str, named: bool, times: int) -> None:
     plan, world = Plan(), World()
-    async with world.running(make_shop(plan, reactions=True), coordination={SAGA: how}, queries={"GetOrder": "read_model"}) as process:
+    async with world.running(
+        make_shop(plan, reactions=True), coordination={SAGA: how}, queries={"GetOrder": "read_model"}
+    ) as process:
         for _ in range(times):
             await world.publish("orders", body(**({"eventType": "OrderPlaced"} if named else {}), **PLACED))
         assert await process.ended(SAGA, "o1") == Status.COMPLETED
@@ -66,7 +68,9 @@ async def test_a_stranger_begins_a_saga_exactly_once(how: str, named: bool, time
     assert not any(map(world.parked, tuple(world.databases)))
 
 
-@pytest.mark.parametrize("attributes", [{}, {"type": "Reserved", "partitionkey": "customer-7", "id": "1", "source": "/legacy/stock"}])
+@pytest.mark.parametrize(
+    "attributes", [{}, {"type": "Reserved", "partitionkey": "customer-7", "id": "1", "source": "/legacy/stock"}]
+)
 @in_virtual_time
 async def test_a_stranger_in_the_middle_of_a_saga_is_understood(attributes: dict[str, str]) -> None:
     """The field of the saga's key says which one it is; the stranger's partition key is his own affair."""
@@ -81,7 +85,12 @@ async def test_a_stranger_in_the_middle_of_a_saga_is_understood(attributes: dict
 @in_virtual_time
 async def test_a_message_that_several_steps_can_have_caused_is_parked_with_the_reason() -> None:
     plan, world = Plan(), World()
-    saga = Saga(SAGA, begins_with=OrderPlaced, key="order_id", steps=[step(Reserve, name="one", undo=Release), step(Reserve, name="two", undo=Release), step(Ship)])
+    saga = Saga(
+        SAGA,
+        begins_with=OrderPlaced,
+        key="order_id",
+        steps=[step(Reserve, name="one", undo=Release), step(Reserve, name="two", undo=Release), step(Ship)],
+    )
     async with world.running(make_shop(plan, saga), services=["orders", "shipping", "payment"]):
         await world.publish("inventory", body(eventType="Reserved", orderId="o1"))
         await asyncio.sleep(1)
@@ -133,12 +142,16 @@ WRONG = {
     "version is no number": ({"type": "OrderPlaced", "dataversion": "x"}, body(**PLACED), "cannot be read"),
     "time has no zone": ({"type": "OrderPlaced", "time": "2026-01-01T00:00:00"}, body(**PLACED), "zone"),
     "a coordination nobody knows": (
-        {"type": "OrderPlaced", "saga": "Order", "sagaid": "o", "sagastep": "begin", "sagacoordination": "anarchy"}, body(**PLACED), "anarchy",
+        {"type": "OrderPlaced", "saga": "Order", "sagaid": "o", "sagastep": "begin", "sagacoordination": "anarchy"},
+        body(**PLACED),
+        "anarchy",
     ),
     "begins nonsense": ({"type": "OrderPlaced", "sagabegins": "[[1]]"}, body(**PLACED), "cannot be read"),
     "begins a number": ({"type": "OrderPlaced", "sagabegins": "7"}, body(**PLACED), "cannot be read"),
     "a definition nobody has": (
-        {"type": "OrderPlaced", "sagabegins": '[["Order", "o1", "0123456789ab", "choreography"]]'}, body(**PLACED), "0123456789ab",
+        {"type": "OrderPlaced", "sagabegins": '[["Order", "o1", "0123456789ab", "choreography"]]'},
+        body(**PLACED),
+        "0123456789ab",
     ),
     "in a circle": ({"type": "OrderPlaced", "hops": str(HOPS_MAX + 1)}, body(**PLACED), "circle"),
     "a command": ({"type": "PlaceOrder"}, body(**PLACED), "not an event"),
@@ -173,7 +186,11 @@ async def test_what_nobody_understands_is_parked_once_and_holds_up_nothing(wrong
         await asyncio.sleep(5)
         assert [one for one in world.parked("inventory") if reason in one] == world.parked("inventory")
         assert len(world.parked("inventory")) == 1
-        views = [one for one in await process.system.observer.parked() if one.service == "inventory" and one.kind == "message"]
+        views = [
+            one
+            for one in await process.system.observer.parked()
+            if one.service == "inventory" and one.kind == "message"
+        ]
         assert [one.body for one in views] == [content]
     assert plan.called(Reserve) == 4
 
@@ -391,7 +408,9 @@ async def test_every_order_of_delivery_leads_to_the_same_end(refusing: type | No
         heard = [delivery(*one) for one in messages if subscription.wants(*one)]
         for permutation in itertools.permutations(heard):
             fresh = World()
-            process = await fresh.start(make_shop(Plan(for_ever=plan.for_ever, views=plan.views)), services=["orders", service])
+            process = await fresh.start(
+                make_shop(Plan(for_ever=plan.for_ever, views=plan.views)), services=["orders", service]
+            )
             place = process.system.places[service]
             for one in (*permutation, *permutation[:2]):
                 assert await process.within(place.take_in([one])) == [None]
@@ -446,4 +465,3 @@ async def test_a_read_model_that_raises_parks_the_message() -> None:
         reasons = [one.reason for one in await process.system.observer.parked() if one.kind == "message"]
         assert reasons
         assert all("a bug in the read model" in reason for reason in reasons)
-

@@ -79,7 +79,9 @@ class Out:
 
         def work(tx: Tx) -> None:
             for name in names:
-                tx.outbox.add("c", Envelope(id=name, type="T", source="s", time=0.0, body=b"{}", key=name.partition("/")[0]))
+                tx.outbox.add(
+                    "c", Envelope(id=name, type="T", source="s", time=0.0, body=b"{}", key=name.partition("/")[0])
+                )
 
         await self.store.transact(work)
 
@@ -98,7 +100,9 @@ def by_key(sent: Sequence[str]) -> dict[str, list[str]]:
 @pytest.mark.parametrize(("fails", "raises"), [(0.0, 0.0), (0.3, 0.0), (0.0, 0.5), (0.3, 0.3)])
 @pytest.mark.parametrize("held", [10_000, 7])
 @in_virtual_time
-async def test_everything_goes_out_in_order_per_key_and_only_then_leaves_the_outbox(fails: float, raises: float, held: int) -> None:
+async def test_everything_goes_out_in_order_per_key_and_only_then_leaves_the_outbox(
+    fails: float, raises: float, held: int
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(relay_module, "HELD_MAX", held)
         patch.setattr(relay_module, "BATCH_MAX", 5)
@@ -107,7 +111,9 @@ async def test_everything_goes_out_in_order_per_key_and_only_then_leaves_the_out
             everything = names(200, 7)
             for number in range(0, 200, 4):
                 await out.add(*everything[number : number + 4])
-                assert {row.message.envelope.id for row in out.database.outbox.values()} >= set(everything[: number + 4]) - set(out.wire.sent)
+                assert {row.message.envelope.id for row in out.database.outbox.values()} >= set(
+                    everything[: number + 4]
+                ) - set(out.wire.sent)
             await out.relay.drained()
             await asyncio.sleep(1)
             assert sorted(dict.fromkeys(out.wire.sent)) == sorted(everything)

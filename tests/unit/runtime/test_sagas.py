@@ -82,7 +82,9 @@ def app_of(case: Case, calls: list[str], *, is_async: bool) -> App | None:
     """Services that decide as the case says. None: two steps share a command, and a handler cannot tell them apart."""
     rules = case.saga.rules.every
     commands = [name_of(rule.command) for rule in rules if rule.id not in ("completed", "compensated")]
-    if len(set(commands)) < len(commands) or len({rule.command for rule in rules}) < len({name_of(rule.command) for rule in rules}):
+    if len(set(commands)) < len(commands) or len({rule.command for rule in rules}) < len(
+        {name_of(rule.command) for rule in rules}
+    ):
         return None
     services = {rule.service: Service(rule.service) for rule in rules}
     for command, rule in {rule.command: rule for rule in rules}.items():
@@ -106,7 +108,10 @@ def _handler(command: type[Command], rule_id: str, refuses: bool, calls: list[st
         return decide(asked)
 
     function = functools.wraps(decide)(decide_outside) if is_async else decide
-    function.__annotations__ = {"asked": command, "return": functools.reduce(lambda one, other: one | other, command.__contract__.answers)}
+    function.__annotations__ = {
+        "asked": command,
+        "return": functools.reduce(lambda one, other: one | other, command.__contract__.answers),
+    }
     function.__name__ = f"decide_{name_of(command).lower()}"
     if hasattr(function, "__wrapped__"):
         del function.__wrapped__
@@ -251,7 +256,12 @@ async def test_a_saga_finishes_in_the_coordination_it_began_with(before: str, af
         assert await process.ended(SAGA, "o2") == Status.COMPENSATED
         await asyncio.sleep(5)
     assert [plan.called(Refund, one) for one in ("o1", "o2")] == [1, 1]
-    told = {entry.envelope.saga.coordination.value for one in ("o1",) for entry in world.entries("payment") if entry.envelope.saga and entry.envelope.saga.id == one}
+    told = {
+        entry.envelope.saga.coordination.value
+        for one in ("o1",)
+        for entry in world.entries("payment")
+        if entry.envelope.saga and entry.envelope.saga.id == one
+    }
     assert told == {before}
     assert not world.left_over()
 

@@ -41,7 +41,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._virtual = _Selector()
         super().__init__(self._virtual)
         self.problems: list[str] = []
-        self.set_exception_handler(lambda loop, context: self.problems.append(f"{context.get('message')}: {context.get('exception')!r}"))
+        self.set_exception_handler(
+            lambda loop, context: self.problems.append(f"{context.get('message')}: {context.get('exception')!r}")
+        )
 
     def time(self) -> float:
         return self._virtual.now

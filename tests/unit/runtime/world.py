@@ -112,7 +112,9 @@ class World:
         return process
 
     @asynccontextmanager
-    async def running(self, app: App, *, services: Sequence[str] | None = None, **settings: Any) -> AsyncIterator[Process]:
+    async def running(
+        self, app: App, *, services: Sequence[str] | None = None, **settings: Any
+    ) -> AsyncIterator[Process]:
         """As `start`, and stop it at the end."""
         process = await self.start(app, services=services, **settings)
         try:
@@ -157,9 +159,22 @@ class World:
 
     def left_over(self) -> list[str]:
         """What must be gone once everything is over: outbox rows, due entries, undelivered messages."""
-        rows = [f"{name} outbox {row.message.envelope.type}" for name, one in self.databases.items() for row in one.outbox.values()]
-        due = [f"{name} due {one.key}" for name, db in self.databases.items() for one in db.entries.values() if one.state is EntryState.DUE]
-        queued = [f"{name} queue {one.attributes}" for name, group in self.broker.groups.items() for one in group.queue.values()]
+        rows = [
+            f"{name} outbox {row.message.envelope.type}"
+            for name, one in self.databases.items()
+            for row in one.outbox.values()
+        ]
+        due = [
+            f"{name} due {one.key}"
+            for name, db in self.databases.items()
+            for one in db.entries.values()
+            if one.state is EntryState.DUE
+        ]
+        queued = [
+            f"{name} queue {one.attributes}"
+            for name, group in self.broker.groups.items()
+            for one in group.queue.values()
+        ]
         return rows + due + queued
 
 

@@ -1,8 +1,8 @@
 """A SQLite file that many tasks and several processes write to: one connection, group commit, a thread for the disk.
 
 **Group commit.** Tasks submit works. All that have come meanwhile run in one transaction, each under its own savepoint,
-and are committed once: one fsync for up to 256 works, and one wake-up for their results. While that commit is under way,
-the next works gather.
+and are committed once: one fsync for up to 256 works, and one wake-up for their results. While that commit is under
+way, the next works gather.
 
 **The thread.** Works run on the event loop, and only what waits for the disk runs on the thread: commits, checkpoints,
 and the lock below when another process holds it. A statement on a warm SQLite file is microseconds of pure computing,
@@ -35,8 +35,7 @@ from typing import TypeVar
 
 from minuet.adapters.sqlite.connection import Connection, connect
 from minuet.adapters.sqlite.locks import Instances, WriteLock
-from minuet.adapters.sqlite.transaction import BEGIN, Job, Rider, Transaction
-from minuet.adapters.sqlite.transaction import End as End
+from minuet.adapters.sqlite.transaction import BEGIN, End, Job, Rider, Transaction
 from minuet.adapters.sqlite.wal import FRAMES_MAX, WriteAheadLog
 
 T = TypeVar("T")
@@ -58,7 +57,9 @@ class DiskThread:
 
     def __init__(self, name: str, *, inline: bool) -> None:
         self._loop = asyncio.get_running_loop()
-        self._calls: queue.SimpleQueue[tuple[Callable[[], object], Callable[[Exception | None], None]] | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[tuple[Callable[[], object], Callable[[Exception | None], None]] | None] = (
+            queue.SimpleQueue()
+        )
         self._thread = None if inline else threading.Thread(target=self._main, name=f"minuet {name}", daemon=True)
         if self._thread is not None:
             self._thread.start()
