@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from minuet import Settings, System, running
+from minuet.cli.process import settle
 from minuet_shop import app
 from minuet_shop.contracts import PlaceOrder, SetStock
 from minuet_shop.outside import Carrier, Gateway
@@ -91,6 +92,7 @@ def busy_s() -> float:
 async def measure(args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=args.dir) as folder:
         async with shop(args.coordination, Path(folder), args.outside) as system:
+            settle()
             await drive(system, 10_000_000, args.warm_up, args.in_flight)
             await system.drained()
             commits, published = commits_of(system), sum(one.relay.published for one in system.workers.values())

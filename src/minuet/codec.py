@@ -27,6 +27,7 @@ from minuet.core.projection import Coordination
 BODY_BYTES_MAX = 1024 * 1024
 HOPS_MAX = 64
 STRANGER = "stranger"
+REQUIRED = {"id", "type", "source", "time"}
 
 
 class Codec:
@@ -79,12 +80,18 @@ class Codec:
         Raises:
             MessageError: unknown type, a schema too new, or a body that does not fit; says which and why.
         """
+        if envelope.message is None:
+            remember(envelope, self._decode(envelope))
+        assert envelope.message is not None
+        return envelope.message
+
+    def _decode(self, envelope: Envelope) -> Message:
         kind = self.type_of(envelope)
         current = kind.__contract__.version
         if envelope.version > current:
             raise MessageError(
-                f"{envelope.type} has schema version {envelope.version}, newer than {current}, the newest known "
-                "here; update this service"
+                f"{envelope.type} has schema version {envelope.version}, newer than {current}, the newest known here; "
+                f"update this service"
             )
         try:
             if envelope.version == current:
@@ -122,6 +129,10 @@ class Codec:
             MessageError: no type to be found, or an attribute that cannot be read.
         """
         try:
+            if isinstance(attributes, Attributes) and attributes.keys() >= REQUIRED:
+                envelope = envelope_from(attributes, body)
+                object.__setattr__(envelope, "text", attributes.text)
+                return envelope
             kind = attributes.get("type") or self._type_from(body, channel)
             digest = "" if "id" in attributes else hashlib.sha256(channel.encode() + b"\0" + body).hexdigest()[:32]
             return envelope_from(
@@ -202,6 +213,22 @@ def attributes_of(envelope: Envelope) -> dict[str, str]:
     if envelope.hops:
         found["hops"] = str(envelope.hops)
     return found
+
+
+def remember(envelope: Envelope, message: Message) -> Envelope:
+    """Spare others the reading: ``message`` is what the envelope's body says. Returns the envelope."""
+    object.__setattr__(envelope, "message", message)
+    return envelope
+
+
+class Attributes(dict[str, str]):
+    """Attributes as a transport delivered them, with the text that they were read from."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        super().__init__(from_json(text))
+        self.text = text
 
 
 def attributes_to_text(envelope: Envelope) -> str:

@@ -3,11 +3,12 @@
 import asyncio
 import os
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
 
-from tests.acceptance.processes import APART, GONE, Process, Shop, mixed, shipped_of, until
+from tests.acceptance.processes import APART, GONE, Shop, mixed, shipped_of, until
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(240)]
 
@@ -17,24 +18,38 @@ KILLS = 16
 
 @dataclass
 class Customers:
-    """Place orders of all kinds until they are told to stop; how many are in hand at once is the load."""
+    """Each orders something of all kinds, again and again, and waits for the end of one order before the next."""
 
     shop: Shop
     placed: dict[str, tuple[str, list[str]]] = field(default_factory=dict)
     is_enough: bool = False
 
-    async def keep_ordering(self, at_once: int, most: int) -> None:
+    async def keep_ordering(self, customers: int, most: int = 5000) -> None:
         orders = mixed("KILLS", most)
         names = iter(orders)
 
         async def one() -> None:
             for name in names:
-                if self.is_enough:
-                    return
                 self.placed[name] = orders[name]
                 await self.shop.place(name, *orders[name])
+                await until(lambda name=name: self._has_ended(name), what=f"{name} has ended")  # type: ignore[misc]
+                if self.is_enough:
+                    return
 
-        await asyncio.gather(*(one() for _ in range(at_once)))
+        await asyncio.gather(*(one() for _ in range(customers)))
+
+    async def _has_ended(self, name: str) -> bool:
+        answer = await self.shop.insist("GET", f"/orders/{name}")
+        return bool(answer.json["status"] != "PENDING")
+
+    async def more(self, count: int) -> None:
+        """Until so many more orders were placed."""
+        wanted = len(self.placed) + count
+
+        async def placed() -> bool:
+            return len(self.placed) >= wanted
+
+        await until(placed, what=f"{wanted} orders were placed")
 
 
 async def everything_fits(shop: Shop, placed: dict[str, tuple[str, list[str]]]) -> None:
@@ -44,27 +59,27 @@ async def everything_fits(shop: Shop, placed: dict[str, tuple[str, list[str]]]) 
     await shop.balanced()
 
 
-async def test_each_process_is_killed_at_random_moments(empty: Shop, record_property: pytest.RecordProperty) -> None:
+async def test_each_process_is_killed_at_random_moments(empty: Shop, record_property: Callable[[str, object], None]) -> None:
     shop, chance = empty, random.Random(f"{SEED} {empty.coordination}")
     running = await shop.start_apart()
     await shop.stock(GONE, 0)
     customers = Customers(shop)
-    ordering = asyncio.create_task(customers.keep_ordering(at_once=4, most=400))
+    ordering = asyncio.create_task(customers.keep_ordering(customers=8))
     # Everybody twice, in any order, and the two through which all goes once more.
     victims = [*APART, *APART, "orders", "orchestrator" if shop.coordination == "orchestration" else "payment"]
     chance.shuffle(victims)
     story: list[str] = []
     try:
         for number, victim in enumerate(victims):
-            await until(lambda wanted=len(customers.placed) + chance.randrange(1, 8): _placed(customers, wanted), what="some more orders came in")  # type: ignore[misc]
+            await customers.more(chance.randrange(1, 8))
             await asyncio.sleep(chance.random() * 0.05)
             running[victim].kill()
             story.append(victim)
             running[victim] = shop.launch(victim)
             if chance.random() < 0.5 or number == len(victims) - 1:  # else the next one dies while this one starts
                 await asyncio.gather(*(process.ready() for process in running.values()))
-            else:
-                await running[victim].ready() if victims[number + 1] == victim else None
+            elif victims[number + 1] == victim:
+                await running[victim].ready()
         customers.is_enough = True
         await ordering
         await everything_fits(shop, customers.placed)
@@ -84,13 +99,13 @@ async def test_two_of_a_kind_share_the_work_and_one_of_them_is_killed(empty: Sho
     twins = ("payment", "inventory", "orchestrator")
     launched = [shop.launch(name) for name in (*APART, *twins)]
     await asyncio.gather(*(process.ready() for process in launched))
-    second = {name: await shop.start(name) for name in twins} if False else _second(launched, twins)
+    second = {process.services[0]: process for process in launched[-len(twins) :]}
     await shop.stock(GONE, 0)
     customers = Customers(shop)
-    ordering = asyncio.create_task(customers.keep_ordering(at_once=8, most=150))
+    ordering = asyncio.create_task(customers.keep_ordering(customers=12, most=150))
     try:
-        for number, name in enumerate(twins, start=1):
-            await until(lambda number=number: _placed(customers, 40 * number), what="some more orders came in")  # type: ignore[misc]
+        for name in twins:
+            await customers.more(40)
             second[name].kill()
         await ordering
     finally:
@@ -105,8 +120,8 @@ async def test_a_frozen_twin_does_not_hold_up_the_others_for_good(empty: Shop) -
     running = await shop.start_apart()
     customers = Customers(shop)
     await shop.stock(GONE, 0)
-    ordering = asyncio.create_task(customers.keep_ordering(at_once=8, most=80))
-    await until(lambda: _placed(customers, 30), what="some orders came in")
+    ordering = asyncio.create_task(customers.keep_ordering(customers=8, most=80))
+    await customers.more(30)
     frozen = running["payment"]
     frozen.freeze()
     try:
@@ -123,10 +138,10 @@ async def test_a_stop_in_order_shows_nobody_an_error(empty: Shop) -> None:
     running = await shop.start_apart()
     await shop.stock(GONE, 0)
     customers = Customers(shop)
-    ordering = asyncio.create_task(customers.keep_ordering(at_once=8, most=400))
+    ordering = asyncio.create_task(customers.keep_ordering(customers=8))
     try:
-        for number, name in enumerate(("orders", "payment", "orders", "orchestrator"), start=1):
-            await until(lambda number=number: _placed(customers, 25 * number), what="some more orders came in")  # type: ignore[misc]
+        for name in ("orders", "payment", "orders", "orchestrator"):
+            await customers.more(25)
             assert await running[name].stop() == 0
             running[name] = await shop.start(name)
         customers.is_enough = True
@@ -141,13 +156,13 @@ async def test_a_stop_in_order_shows_nobody_an_error(empty: Shop) -> None:
 
 async def test_everything_in_one_process_is_killed_over_and_over(empty: Shop) -> None:
     shop, chance = empty, random.Random(f"{SEED} one {empty.coordination}")
-    process: Process = await shop.start()
+    process = await shop.start()
     await shop.stock(GONE, 0)
     customers = Customers(shop)
-    ordering = asyncio.create_task(customers.keep_ordering(at_once=8, most=400))
+    ordering = asyncio.create_task(customers.keep_ordering(customers=8))
     try:
         for _ in range(5):
-            await until(lambda wanted=len(customers.placed) + chance.randrange(5, 25): _placed(customers, wanted), what="some more orders came in")  # type: ignore[misc]
+            await customers.more(chance.randrange(5, 25))
             process.kill()
             process = await shop.start()
         customers.is_enough = True
@@ -158,11 +173,3 @@ async def test_everything_in_one_process_is_killed_over_and_over(empty: Shop) ->
         raise
     finally:
         ordering.cancel()
-
-
-def _second(launched: list[Process], names: tuple[str, ...]) -> dict[str, Process]:
-    return {process.services[0]: process for process in launched[-len(names) :]}
-
-
-async def _placed(customers: Customers, count: int) -> bool:
-    return len(customers.placed) >= count

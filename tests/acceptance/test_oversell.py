@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tests.acceptance.processes import Shop
+from tests.acceptance.processes import APART, Shop
 
 pytestmark = pytest.mark.acceptance
 
@@ -17,7 +17,7 @@ async def test_five_of_ten_get_the_last_five_pieces(whole: Shop) -> None:
 
 
 async def test_two_inventories_do_not_sell_a_piece_twice(empty: Shop) -> None:
-    launched = [empty.launch(name) for name in ("orders", "inventory", "inventory", "payment", "shipping", "sandbox", "orchestrator")]
+    launched = [empty.launch(name) for name in (*APART, "inventory")]
     await asyncio.gather(*(process.ready() for process in launched))
     await five_of_ten(empty)
     # Called by hand too, and through both of them.

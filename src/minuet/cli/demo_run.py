@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from minuet.cli.demo_orders import Plan
 from minuet.cli.loading import SHOP, load_app, remember_app
+from minuet.cli.process import settle
 from minuet.cli.story import Arrow, arrows_of, in_order
 from minuet.core.errors import MinuetError
 
@@ -104,6 +105,7 @@ async def shop(data: Path, coordination: Coordination, host: str, port: int) -> 
     remember_app(data, SHOP)
     settings = Settings(data=data, host=host, port=port, coordination={SAGA: coordination})
     async with running(load_app(SHOP), settings, serve=True) as system:
+        settle()
         yield system
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from minuet.cli.loading import SHOP, ConfigOption, DataOption, load_app, load_settings, remember_app, run_async
+from minuet.cli.process import settle
 from minuet.cli.tables import count
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ async def _serve(app: App, settings: Settings, services: list[str] | None, stop:
     from minuet.bootstrap import running
 
     async with running(app, settings, services=services, serve=True) as system:
+        settle()
         _say_ready(system, as_json)
         await stop.asked.wait()
         if not as_json:

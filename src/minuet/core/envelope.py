@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from minuet.core.messages import Message
 from minuet.core.projection import Coordination
 
 
@@ -59,6 +60,8 @@ class Envelope:
     hops: int = 0
     #: The attributes as text, once somebody has written them out: the same envelope is kept in several tables.
     text: str | None = field(default=None, init=False, repr=False, compare=False)
+    #: The body as a typed message, once somebody has read it: several look at it, and it is immutable.
+    message: Message | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def coordinations(self) -> frozenset[Coordination]:

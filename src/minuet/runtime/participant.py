@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import quote
 
 from minuet.app import Handler, IdempotencyKey, NewId, Now, ReadModel
-from minuet.codec import HOPS_MAX, STRANGER, Codec, digest_of, explain, view_to_bytes
+from minuet.codec import HOPS_MAX, STRANGER, Codec, digest_of, explain, remember, view_to_bytes
 from minuet.core.envelope import Envelope
 from minuet.core.errors import Conflict, MessageError, NotYet, Rejected
 from minuet.core.messages import Command, Event, Message, Refusal, StepRefused, channel_of, name_of, refusals
@@ -185,7 +185,7 @@ class Participant:
             entry = Entry(
                 key=main,
                 handler=envelope.type,
-                envelope=replace(envelope, body=body),
+                envelope=remember(replace(envelope, body=body), command),
                 digest=digest,
                 changed_at=self.clock.now(),
             )
@@ -309,7 +309,7 @@ class Participant:
     def built(self, tx: Tx, entry: Entry, command: Command, after: After) -> bool:
         """Keep the command that was built from queries, before anyone sees it. False: it was decided long ago."""
         body = self.codec.encode(command, time=entry.envelope.time)
-        entry.envelope, entry.waits_for = replace(entry.envelope, body=body), None
+        entry.envelope, entry.waits_for = remember(replace(entry.envelope, body=body), command), None
         # What failed until now was the building. The handler has its own attempts, and was not begun.
         entry.attempts, entry.error = 0, ""
         key = (self.publishes and business_key(command)) or entry.key
@@ -372,7 +372,7 @@ class Participant:
         begins = self.reactor.begun_by(event)
         now = self.clock.now()
         is_answer = number == 0 and not entry.key.startswith(REACTION)
-        return Envelope(
+        envelope = Envelope(
             id=entry.key if number == 0 else f"{entry.key}#{number}",
             type=name_of(event),
             source=self.place,
@@ -388,6 +388,7 @@ class Participant:
             # A saga sends each command once, so only what leaves it can go round in a circle.
             hops=cause.hops + (not is_answer or bool(begins)),
         )
+        return remember(envelope, event)
 
     def fail(self, tx: Tx, entry: Entry, error: Exception, after: After) -> None:
         """Keep the failed attempt, and decide between another one, a refusal, and an operator.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from minuet.app import App, ReadModel
-from minuet.codec import Codec
+from minuet.codec import Codec, remember
 from minuet.core.compile import BEGUN, UNDO_SUFFIX, Rule
 from minuet.core.coordinator import infer, literal_of, newly_due
 from minuet.core.envelope import Envelope, SagaRef
@@ -84,8 +84,9 @@ class Reactor:
             MessageError: it belongs to a definition that nobody here has, or several steps can have caused it.
         """
         for saga in self.app.current_sagas.values():
-            if isinstance(event, saga.begins_with):
-                yield from self._beginning(saga, envelope, event)
+            begun = next((one for one in envelope.begins if one.name == saga.name), None)
+            if begun is not None or isinstance(event, saga.begins_with):
+                yield from self._beginning(saga, begun, envelope, event)
             elif envelope.saga is not None and envelope.saga.name == saga.name:
                 if envelope.saga.coordination is self.acts_in:
                     definition = self._definition(envelope.saga)
@@ -94,8 +95,7 @@ class Reactor:
                 # What our own services publish outside of a saga was asked for by somebody who coordinates it himself.
                 yield from self._inferred(saga, envelope, event)
 
-    def _beginning(self, saga: Saga, envelope: Envelope, event: Event) -> Iterator[Fact]:
-        ref = next((one for one in envelope.begins if one.name == saga.name), None)
+    def _beginning(self, saga: Saga, ref: SagaRef | None, envelope: Envelope, event: Event) -> Iterator[Fact]:
         if ref is None:
             if envelope.begins or envelope.source in self.app.services:
                 return
@@ -163,7 +163,7 @@ class Reactor:
         """
         ref = SagaRef(fact.ref.name, fact.ref.id, fact.ref.definition, fact.ref.coordination, rule.id)
         now = self.clock.now()
-        key, body = step_key(ref), b""
+        key, body, command = step_key(ref), b"", None
         if not rule.recipe.queries:
             try:
                 command = rule.recipe.build(self.decoded(rule, known), {})
@@ -188,6 +188,8 @@ class Reactor:
             may_refuse=rule.may_refuse,
             hops=cause.hops,
         )
+        if body and command is not None:
+            remember(envelope, command)
         return Entry(key=key, handler=envelope.type, envelope=envelope, changed_at=now)
 
     def asks(self, query: type[Query]) -> bool:

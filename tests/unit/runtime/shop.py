@@ -134,7 +134,7 @@ class _Refuse:
 REFUSE = _Refuse()
 OK = object()
 Act = Any
-"""`OK`, `REFUSE`, an exception to raise, an `asyncio.Event` to wait for, `After` an exception, or a function to call."""
+"""`OK`, `REFUSE`, an exception to raise, an event to wait for, `After` an exception, or a function to call."""
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from unittest.mock import patch
 
 import pytest
 
 from minuet.core.coordinator import Status
+from minuet.core.envelope import Envelope
 from minuet.core.retry import RetryPolicy
 from minuet.ports import EntryState
 from minuet.runtime import place as place_module
+from minuet.runtime.worker import Worker
 from tests.unit.runtime.shop import (
     REFUSE,
     SAGA,
@@ -88,17 +91,17 @@ async def _revived(world: World, processes: list[Process]) -> list[Process]:
 
 
 @BOTH
-@pytest.mark.parametrize("refuses", [False, True])
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("service", [*EVERY, "notices"])
 @pytest.mark.parametrize("alone", [False, True])
-def test_a_crash_at_any_commit_changes_nothing(how: str, refuses: bool, after: bool, service: str, alone: bool) -> None:
-    reached = []
+def test_a_crash_at_any_commit_changes_nothing(how: str, after: bool, service: str, alone: bool) -> None:
+    reached: list[bool] = []
 
     async def main(number: int) -> None:
+        refuses = number % 2 == 1  # with all the undos: these go through more commits
         reached.append(await crash_once(how, refuses, service, number, after=after, alone=alone))
 
-    for number in range(1, 12):
+    for number in (1, 2, 3, 4, 5, 7, 9, 11):
         run(main(number))
         if not reached[-1]:
             break
@@ -267,3 +270,23 @@ async def test_a_store_that_fails_for_a_while_fails_no_saga(how: str, service: s
         assert await asyncio.wait_for(process.ended(SAGA, "o1"), 600) == Status.COMPLETED
         await asyncio.sleep(60)
     assert not world.left_over()
+
+
+@in_virtual_time
+async def test_what_is_handed_in_before_the_place_has_begun_is_published_all_the_same() -> None:
+    """HTTP answers before the last provider is open; nothing looks into a live instance's own outbox later."""
+    plan, world = Plan(), World()
+    early: list[asyncio.Task[object]] = []
+    begin = Worker.start
+
+    async def start(worker: Worker) -> None:
+        if worker.place.name == "orders":
+            envelope = Envelope(id="1", type="PlaceOrder", source="client", time=0.0, body=b'{"orderId": "o1"}')
+            early.append(asyncio.get_running_loop().create_task(worker.place.ask(envelope, key="", wait_s=1)))
+            await asyncio.sleep(1)
+        await begin(worker)
+
+    with patch.object(Worker, "start", start):
+        async with world.running(make_shop(plan)) as process:
+            assert await asyncio.wait_for(process.ended(SAGA, "o1"), 60) == Status.COMPLETED
+    await asyncio.gather(*early)

@@ -10,7 +10,7 @@ import pytest
 
 from minuet.app import App, Service
 from minuet.core.coordinator import Status
-from minuet.core.messages import Command, Refusal, StepRefused, name_of, refusals, successes
+from minuet.core.messages import Command, Event, Refusal, StepRefused, name_of, refusals, successes
 from minuet.core.retry import RetryPolicy
 from minuet.core.saga import Saga, step
 from minuet.ports import EntryState
@@ -119,7 +119,7 @@ def _handler(command: type[Command], rule_id: str, refuses: bool, calls: list[st
 
 
 def cases() -> list[Any]:
-    made = [two_refusals_at_once(), *(choose_case(seeded(seed)) for seed in range(90))]
+    made = [two_refusals_at_once(), *(choose_case(seeded(seed)) for seed in range(60))]
     return [case for case in made if app_of(case, [], is_async=False)]
 
 
@@ -154,6 +154,36 @@ def test_any_saga_does_in_both_coordinations_what_it_should(number: int) -> None
     assert {one.partition("/")[0] for one in found if one.endswith("/undo")} == should.undone
 
 
+class PostedElsewhere(Event, channel="elsewhere"):
+    order_id: str
+
+
+class Withdraw(Command, service="shipping", answers=(PostedElsewhere,)):
+    order_id: str
+
+
+@BOTH
+@in_virtual_time
+async def test_an_undo_may_be_another_services_than_the_step(how: str) -> None:
+    """The step's own service has to hear then that its step was undone."""
+    plan, world = Plan(), World()
+    plan.always(Ship, REFUSE)
+    saga = order_saga_of(
+        [step(Reserve, undo=Release), step(Pay, undo=Withdraw), step(Reserve, undo=Release, name="more"), step(Ship)]
+    )
+    app = make_shop(plan, order_saga_of([step(Ship)]))
+
+    def withdraw(command: Withdraw) -> PostedElsewhere:
+        return plan.now(command, lambda: PostedElsewhere(order_id=command.order_id))
+
+    app.services["shipping"].handles(Withdraw)(withdraw)
+    app = App("shop", services=list(app.services.values()), sagas=[saga])
+    async with world.running(app, coordination={SAGA: how}) as process:
+        await process.send(PlaceOrder(order_id="o1"))
+        assert await asyncio.wait_for(process.ended(SAGA, "o1"), 60) == Status.COMPENSATED
+    assert (plan.called(Withdraw), plan.called(Release)) == (1, 2)
+
+
 # -- definitions and coordinations that change -------------------------------------------------------------------------
 
 
@@ -176,6 +206,26 @@ async def test_a_saga_finishes_under_the_definition_it_began_with(how: str) -> N
     assert plan.called(Pay, "o1") >= 2
     assert plan.called(Pay, "o2") == 0
     assert not world.left_over()
+
+
+class OrderDrafted(Event, channel="orders"):
+    order_id: str
+    amount: int
+
+
+@BOTH
+@in_virtual_time
+async def test_an_event_under_way_begins_its_saga_although_new_ones_begin_with_another(how: str) -> None:
+    plan, world = Plan(), World()
+    old = order_saga()
+    new = Saga(SAGA, begins_with=OrderDrafted, key="order_id", steps=[step(Ship)])
+    first = await world.start(make_shop(plan, old), services=["orders"], coordination={SAGA: how})
+    await first.send(PlaceOrder(order_id="o1"))
+    await asyncio.sleep(1)
+    await first.stop()
+    async with world.running(make_shop(plan, new, old), coordination={SAGA: how}) as process:
+        assert await asyncio.wait_for(process.ended(SAGA, "o1"), 60) == Status.COMPLETED
+    assert plan.called(Pay) == 1
 
 
 @BOTH
@@ -286,7 +336,7 @@ async def test_with_a_read_model_a_saga_goes_on_while_the_origin_is_down(how: st
 @pytest.mark.parametrize("killed", [False, True])
 @in_virtual_time
 async def test_a_command_waits_until_the_read_model_has_heard(how: str, killed: bool) -> None:
-    """The reservation is told by a stranger, long before the order is heard of. (In orchestration nobody can be early.)"""
+    """A stranger tells of the reservation long before the order is heard of. (In orchestration nobody can be early.)"""
     plan, world = Plan(), World()
     kept: dict[str, Any] = {"coordination": {SAGA: how}, "queries": {"GetOrder": "read_model"}}
     late = await world.start(make_shop(plan), **kept)

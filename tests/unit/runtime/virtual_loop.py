@@ -74,6 +74,7 @@ class SeededIds:
 
 def run(main: Coroutine[Any, Any, None]) -> None:
     """Run to the end, and fail if anything went wrong unseen."""
+    gc.freeze()  # what is there already need not be looked through at the end
     loop = VirtualLoop()
     try:
         loop.run_until_complete(asyncio.wait_for(main, LONGEST_S))
@@ -84,6 +85,7 @@ def run(main: Coroutine[Any, Any, None]) -> None:
     finally:
         loop.run_until_complete(_cancel_the_rest())
         loop.close()
+        gc.unfreeze()
 
 
 async def _cancel_the_rest() -> None:

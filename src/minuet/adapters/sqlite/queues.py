@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from pydantic_core import from_json
-
+from minuet.codec import Attributes
 from minuet.core.projection import Coordination
 from minuet.ports import Delivery, Done, Outgoing, Settlement, Subscription
 
@@ -134,5 +133,4 @@ class Queues:
 
 def delivery_of(row: tuple[Any, ...], group: str) -> Delivery:
     position, channel, attributes, body, deliveries = row
-    found: Mapping[str, str] = from_json(attributes)
-    return Delivery(channel, found, body, deliveries, Token(position, group))
+    return Delivery(channel, Attributes(attributes), body, deliveries, Token(position, group))

@@ -59,7 +59,7 @@ ENTRIES_OF = f"SELECT {ENTRY} FROM minuet_inbox WHERE saga_id = ? AND saga = ? O
 
 LEARN = """INSERT INTO minuet_known (saga, saga_id, literal, is_first, attributes, body)
     VALUES (?1, ?2, ?3, NOT EXISTS (SELECT 1 FROM minuet_known WHERE saga = ?1 AND saga_id = ?2), ?4, ?5)
-    ON CONFLICT (saga, saga_id, literal) DO NOTHING"""
+    ON CONFLICT (saga, saga_id, literal) DO NOTHING RETURNING is_first"""
 KNOWN = "SELECT literal, attributes, body FROM minuet_known WHERE saga = ? AND saga_id = ? ORDER BY position"
 RECENT = """SELECT position, saga, saga_id FROM minuet_known
     WHERE is_first AND position < ? ORDER BY position DESC LIMIT ?"""
@@ -141,9 +141,11 @@ class SqliteInbox(Table):
 class SqliteKnown(Table):
     def learn(self, saga: str, saga_id: str, literal: Literal, envelope: Envelope) -> Mapping[Literal, Envelope] | None:
         row = (saga, saga_id, str(literal), attributes_to_text(envelope), envelope.body)
-        if self._execute(LEARN, row).rowcount != 1:
+        added = self._execute(LEARN, row).fetchall()
+        if not added:
             return None
-        return KnownOfSaga(lambda: self._rows_of(saga, saga_id), {literal: envelope})
+        learnt = {literal: envelope}
+        return learnt if added[0][0] else KnownOfSaga(lambda: self._rows_of(saga, saga_id), learnt)
 
     def of(self, saga: str, saga_id: str) -> Mapping[Literal, Envelope]:
         rows = self._rows_of(saga, saga_id)

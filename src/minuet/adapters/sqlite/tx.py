@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from minuet.adapters.sqlite import tables
@@ -17,6 +17,47 @@ from minuet.ports import Inbox, KnownMessages, Outbox, Outgoing, Parked, ReadMod
 
 if TYPE_CHECKING:
     from minuet.adapters.sqlite.handles import SqlAlchemyHandles
+
+
+class Savepoint:
+    """What is written inside is undone, alone, when the block raises. See `Transaction` for when it is a real one."""
+
+    __slots__ = ("_before", "_connection", "_is_real", "_tx")
+
+    def __init__(self, tx: SqliteTx, connection: Connection) -> None:
+        self._tx = tx
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        self._is_real = self._tx.is_careful
+        self._before = self._connection.writes
+        if self._is_real:
+            self._tx.run(KEEP)
+        self._tx.begin()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if error is None:
+            try:
+                self._tx.end()
+            except BaseException as late:
+                self._undo(late)
+                raise
+            if self._is_real:
+                self._tx.run(RELEASE)
+        elif not isinstance(error, NeedsCare):
+            self._undo(error)
+
+    def _undo(self, error: BaseException) -> None:
+        self._tx.undo()
+        if self._connection.in_transaction:
+            if self._is_real:
+                self._tx.run(UNDO)
+                self._tx.run(RELEASE)
+            elif self._connection.writes != self._before:
+                raise NeedsCare from error
+        explained = self._connection.explain(error)
+        if explained is not error:
+            raise explained from error
 
 
 class SqliteTx(Rider):
@@ -66,34 +107,10 @@ class SqliteTx(Rider):
             self._sqlalchemy = SqlAlchemyHandles(self._connection)
         return self._sqlalchemy
 
-    @contextmanager
-    def savepoint(self) -> Iterator[None]:
-        is_real = self.is_careful
-        before = self._connection.writes
-        if is_real:
-            self._end(KEEP)
-        self.begin()
-        try:
-            yield
-            self.end()
-        except NeedsCare:
-            raise
-        except BaseException as error:
-            self.undo()
-            if self._connection.in_transaction:
-                if is_real:
-                    self._end(UNDO)
-                    self._end(RELEASE)
-                elif self._connection.writes != before:
-                    raise NeedsCare from error
-            explained = self._connection.explain(error)
-            if explained is error:
-                raise
-            raise explained from error
-        if is_real:
-            self._end(RELEASE)
+    def savepoint(self) -> Savepoint:
+        return Savepoint(self, self._connection)
 
-    def _end(self, statement: str) -> None:
+    def run(self, statement: str) -> None:
         self._connection.run(self._cursor, statement)
 
     # -- as a rider of the database's transactions ---------------------------------------------------------------------
