@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import fnmatch
-import json
-import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from minuet.adapters.endpoints import Endpoints
 from minuet.adapters.system import SystemClock, SystemIds
 from minuet.app import App, Handler, Service
 from minuet.codec import Codec
 from minuet.core.coordinator import Status, is_last
 from minuet.core.envelope import Envelope
-from minuet.core.errors import ConfigurationError, MessageError, NotYet
+from minuet.core.errors import ConfigurationError, MessageError
 from minuet.core.messages import Command, Event, Query, View, name_of
 from minuet.core.projection import Coordination
 from minuet.observer import Observer
@@ -122,7 +121,7 @@ class LocalDeployment:
         self._system = system
         self.data: Path = system.settings.data
         self.settings: Mapping[str, Any] = system.settings.app
-        self._known: dict[str, tuple[int, str]] = {}
+        self._endpoints = Endpoints(self.data / "endpoints", system.ids)
 
     def url_of(self, service: str) -> str:
         """See `minuet.app.Deployment.url_of`."""
@@ -131,26 +130,16 @@ class LocalDeployment:
             return configured.rstrip("/")
         if service in self._system.services and self._system.url:
             return self._system.url
-        file = self.endpoint_file(service)
-        try:
-            changed = file.stat().st_mtime_ns
-            if self._known.get(service, (0, ""))[0] != changed:
-                self._known[service] = (changed, json.loads(file.read_text())["url"])
-        except (OSError, ValueError, KeyError) as error:
-            raise NotYet(f"service {service} does not run: {file} is not there", retry_after_s=0.5) from error
-        return self._known[service][1]
+        return self._endpoints.url_of(service)
 
     def announce(self, url: str) -> None:
         """Let other processes on the same data directory find this one's services."""
         for service in self._system.services:
-            file = self.endpoint_file(service)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            draft = file.with_suffix(f".{os.getpid()}")
-            draft.write_text(json.dumps({"url": url, "pid": os.getpid()}))
-            draft.replace(file)
+            self._endpoints.announce(service, url)
 
-    def endpoint_file(self, service: str) -> Path:
-        return self.data / "endpoints" / f"{service}.json"
+    def close(self) -> None:
+        """Be found no more. May be called again."""
+        self._endpoints.withdraw()
 
 
 @asynccontextmanager
@@ -315,6 +304,7 @@ class _Wiring:
         self.stack.push_async_callback(self._stop_all)
 
     async def _stop_all(self) -> None:
+        self.system.deployment.close()  # others go to our twins, if there are any
         await asyncio.gather(*(worker.stop() for worker in self.system.workers.values()))
 
     # -- parts ---------------------------------------------------------------------------------------------------------
@@ -389,6 +379,7 @@ class _Wiring:
 
         client = HttpParticipants(self.system.deployment.url_of, self.system.codec, clock=self.system.clock)
         self.stack.push_async_callback(client.close)
+        self.stack.callback(self.system.deployment.close)
         return client
 
     def _place(self, name: str, reactor: Reactor, directory: Directory) -> Place:
@@ -435,6 +426,7 @@ class _Wiring:
         desks = {name: place for name, place in self.system.places.items() if name != ORCHESTRATOR}
         asgi = http_app(self.app, desks, self.system.codec, self.system.clock, self.system.ids, mounted)
         self.system.url = await self.stack.enter_async_context(serve(asgi, self.settings.host, self.settings.port))
+        self.stack.callback(self.system.deployment.close)
         self.system.deployment.announce(self.system.url)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import types
 from contextlib import suppress
 from typing import Any
 
@@ -176,7 +177,7 @@ def test_a_stranger_whom_nobody_understands_is_told_so(body: bytes) -> None:
 
 
 def test_two_classes_with_one_name_are_a_mistake() -> None:
-    other = type(Event)("ParcelLost", (Event,), {"__module__": __name__}, channel="x")
+    other = types.new_class("ParcelLost", (Event,), {"channel": "x"})
     with pytest.raises(DefinitionError, match="two message classes are named ParcelLost"):
         Codec([ParcelLost, other])
 

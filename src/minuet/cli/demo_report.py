@@ -137,7 +137,7 @@ def print_end(screen: Console, runs: Sequence[Run]) -> None:
     if all(run.is_good for run in runs):
         screen.print(f"[green]{orders} ended, and the books balance both ways.[/green]")
     else:
-        screen.print("[bold red]The books do not balance, or an order did not end.[/bold red]")
+        screen.print("[bold red]The books do not balance, or an order did not end as it should.[/bold red]")
 
 
 def print_examples(screen: Console, url: str, data: str, order_id: str) -> None:

@@ -83,8 +83,9 @@ class Run:
 
     @property
     def is_good(self) -> bool:
-        """Every order ended, and the books balance."""
-        return not self.unfinished and self.balance.is_even and not self.balance.pending
+        """Every order ended, for a reason that customers or stock gave, and the books balance."""
+        as_meant = set(self.cancelled) <= set(REASONS.values())
+        return as_meant and not self.unfinished and self.balance.is_even and not self.balance.pending
 
     def latency_ms(self, share: float) -> float:
         """The latency that so many of the orders did not exceed."""

@@ -66,7 +66,11 @@ class Relay:
                 await self._wake.wait()
                 continue
             try:
-                got_on = await self._catch_up(self._unread) if not self._held and self._unread else await self._send()
+                got_on = (
+                    await self._catch_up(self._unread)
+                    if not self._held and self._unread is not None
+                    else await self._send()
+                )
             except Exception as error:  # the store, or a bug; without the relay nothing would ever go out again
                 log.warning("cannot go on publishing yet: %r", error)
                 got_on = False
@@ -87,17 +91,14 @@ class Relay:
     async def _catch_up(self, first: int) -> bool:
         """Read on in the outbox where there was no room to hold what was handed over."""
         self._unread = sys.maxsize  # what is handed over while this reads may not be in what it reads
-        rows: Sequence[Outgoing] = ()
+        following = first
         try:
             rows = await self.store.transact(lambda tx: tx.outbox.mine(BATCH_MAX, first - 1), reads_only=True)
             following = rows[-1].position + 1 if rows else sys.maxsize
-        except BaseException:
-            following = first
-            raise
+            self._held.extend(rows)
         finally:
             left = min(self._unread, following)
             self._unread = None if left == sys.maxsize else left
-        self._held.extend(rows)
         return True
 
     async def _publish(self, batch: Sequence[Outgoing]) -> list[Outgoing]:

@@ -60,7 +60,7 @@ async def test_the_same_business_key_with_other_content_is_a_conflict() -> None:
             await process.send(PlaceOrder(order_id="o1", amount=11))
         with pytest.raises(Conflict):
             await process.send(PlaceOrder(order_id="o1", amount=11), key="another")
-        assert await process.send(PlaceOrder(order_id="o2", amount=11), key="another")
+        await process.send(PlaceOrder(order_id="o2", amount=11), key="another")
     assert plan.called(PlaceOrder) == 2
 
 
@@ -120,7 +120,7 @@ async def test_who_does_not_wait_hears_not_yet_after_the_first_attempt(command: 
             await process.send(command, key="k", wait_s=0)
         assert 5 <= told.value.retry_after_s <= 10
         assert plan.called(type(command)) == 1
-        assert await process.send(command, key="k", wait_s=20)
+        await process.send(command, key="k", wait_s=20)
     assert plan.called(type(command)) == 2
 
 

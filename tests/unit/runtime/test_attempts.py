@@ -14,7 +14,6 @@ from minuet.core.retry import RetryPolicy
 from minuet.observer import NEEDS_OPERATOR
 from minuet.ports import EntryState
 from tests.unit.runtime.shop import (
-    OK,
     QUICKLY,
     REFUSE,
     SAGA,
@@ -136,7 +135,7 @@ async def test_an_undo_is_never_refused_but_parked(how: str, undo: type) -> None
     plan, world = Plan(), World()
     plan.always(Ship, REFUSE)
     plan.always(undo, Boom("always"))
-    service = {Release: "inventory", Refund: "payment"}[undo]
+    service = "inventory" if undo is Release else "payment"
     async with world.running(make_shop(plan, with_last_resort=True), coordination={SAGA: how}) as process:
         await process.send(PlaceOrder(order_id="o1"))
         await until(process, lambda: world.entries(service, EntryState.PARKED))
@@ -265,4 +264,3 @@ async def test_a_deadline_that_is_met_changes_nothing(how: str) -> None:
     async with world.running(make_shop(plan, order_saga(deadline=LATE)), coordination={SAGA: how}) as process:
         await process.send(PlaceOrder(order_id="o1"))
         assert await process.ended(SAGA, "o1") == Status.COMPLETED
-    assert OK is not None

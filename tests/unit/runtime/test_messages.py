@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 import pytest
+from pydantic import create_model
 
 from minuet.app import App, Service, read_model
 from minuet.codec import HOPS_MAX, attributes_of
@@ -353,12 +354,12 @@ def long_app(plan: Plan, steps: int, services: int) -> App:
     commands = []
     for number in range(steps):
         service = made[number % services]
-        command = type(Command)(
+        command = create_model(
             f"Go{number}",
-            (Command,),
-            {"__annotations__": {"order_id": str}, "__module__": __name__},
-            service=service.name,
-            answers=(LongDone,),
+            __base__=Command,
+            __module__=__name__,
+            __cls_kwargs__={"service": service.name, "answers": (LongDone,)},
+            order_id=(str, ...),
         )
 
         def go(command: Any) -> LongDone:

@@ -1,4 +1,4 @@
-"""What a handler wrote into its own tables stays only if its outcome does. On SQLite, whose handlers get a connection."""
+"""What a handler wrote into its own tables stays only if its outcome does: on SQLite, where it gets a connection."""
 
 from __future__ import annotations
 

@@ -215,7 +215,8 @@ class Process:
             patch.object(_Wiring, "_participants_over_http", lambda *_: _OtherProcesses(self)),
             patch.object(memory, "MemoryTransport", lambda *_: FlakyTransport(self.world.broker)),
         ):
-            await asyncio.wait([self._main, self._ready], return_when=asyncio.FIRST_COMPLETED)
+            both: list[asyncio.Future[Any]] = [self._main, self._ready]
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         if self._main.done():
             self._main.result()
         self.system = self._ready.result()
