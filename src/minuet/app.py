@@ -315,9 +315,10 @@ class App:
         """Every message class of the app."""
         yield StepRefused
         for service in self.services.values():
-            for command in service.commands:
+            for command, handler in service.commands.items():
                 yield command
                 yield from command.__contract__.answers
+                yield from _returned(handler.function)
             yield from service.queries
             for reaction in service.reactions:
                 yield reaction.message

@@ -298,14 +298,17 @@ class _Wiring:
                 self.system.workers[name] = Worker(place, relay, hears, self.system.ids, grace_s=self.settings.grace_s)
 
     async def start(self) -> None:
+        # All at once: one after the other, the first would wait for answers of those that are stopped already.
+        self.stack.push_async_callback(self._stop_all)
         for worker in self.system.workers.values():
             await worker.start()
-        # One after the other would let the first wait for answers of those that are stopped already.
-        self.stack.push_async_callback(self._stop_all)
 
     async def _stop_all(self) -> None:
         self.system.deployment.close()  # others go to our twins, if there are any
-        await asyncio.gather(*(worker.stop() for worker in self.system.workers.values()))
+        stopping = (worker.stop() for worker in self.system.workers.values())
+        problems = [one for one in await asyncio.gather(*stopping, return_exceptions=True) if one is not None]
+        if problems:
+            raise problems[0]
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 

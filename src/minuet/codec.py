@@ -98,7 +98,9 @@ class Codec:
                 message: Message = kind.__pydantic_validator__.validate_json(envelope.body)
                 return message
             return kind.model_validate(self._upcast(kind, envelope))
-        except (pydantic.ValidationError, ValueError, RecursionError) as error:
+        except MessageError:
+            raise
+        except Exception as error:  # what an upcast raises, too: it would raise again on every retry
             raise MessageError(f"{envelope.type} {envelope.id}: {explain(error)}") from error
 
     def type_of(self, envelope: Envelope) -> type[Message]:
@@ -138,7 +140,7 @@ class Codec:
             return envelope_from(
                 {"id": digest, "source": STRANGER, "time": timestamp(now), **attributes, "type": kind}, body
             )
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise MessageError(f"attributes of a message on {channel} cannot be read: {error!r}") from error
 
     def _type_from(self, body: bytes, channel: str) -> str:

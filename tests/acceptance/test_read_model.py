@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.processes import Shop, shop, until
+from tests.acceptance.processes import APART, Shop, shop, until
 
 pytestmark = pytest.mark.acceptance
 
@@ -19,8 +19,7 @@ async def test_payment_goes_on_without_orders_if_it_keeps_a_copy(tmp_path: Path,
     async with shop(tmp_path, coordination, config=config) as made:
         # Who asks for the amount: payment's own rule, or the orchestrator. It is not there while the orders are placed.
         asks = "payment" if coordination == "choreography" else "orchestrator"
-        others = [name for name in ("inventory", "payment", "shipping", "sandbox", "orchestrator") if name != asks]
-        running = await made.start_apart(["orders", *others])
+        running = await made.start_apart([name for name in APART if name != asks])
         await asyncio.gather(*(made.place(name) for name in NAMES))
         await until(lambda: _published(made), what="orders has published everything")
         running["orders"].kill()

@@ -127,5 +127,7 @@ class _Server(uvicorn.Server):
 
     async def main_loop(self) -> None:
         while not await self.on_tick(0):  # it also sets the Date header anew
+            # Not wait_for: on Python 3.11 that may swallow a cancellation.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._leaving.wait(), _TICK_S)
+                async with asyncio.timeout(_TICK_S):
+                    await self._leaving.wait()

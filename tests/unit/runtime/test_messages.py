@@ -225,7 +225,6 @@ async def test_a_message_whose_commit_fails_comes_again() -> None:
 # -- what handlers publish ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(reason="App.messages leaves out what a command's handler returns besides its answer", strict=True)
 @in_virtual_time
 async def test_extra_events_are_published_once_each_and_understood_or_not_wanted() -> None:
     plan, world = Plan(), World()

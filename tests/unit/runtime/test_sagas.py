@@ -170,9 +170,7 @@ async def test_an_undo_may_be_another_services_than_the_step(how: str) -> None:
     """The step's own service has to hear then that its step was undone."""
     plan, world = Plan(), World()
     plan.always(Ship, REFUSE)
-    saga = order_saga_of(
-        [step(Reserve, undo=Release), step(Pay, undo=Withdraw), step(Reserve, undo=Release, name="more"), step(Ship)]
-    )
+    saga = order_saga_of([step(Reserve, undo=Release), step(Reserve, undo=Withdraw, name="more"), step(Ship)])
     app = make_shop(plan, order_saga_of([step(Ship)]))
 
     def withdraw(command: Withdraw) -> PostedElsewhere:
@@ -183,7 +181,7 @@ async def test_an_undo_may_be_another_services_than_the_step(how: str) -> None:
     async with world.running(app, coordination={SAGA: how}) as process:
         await process.send(PlaceOrder(order_id="o1"))
         assert await asyncio.wait_for(process.ended(SAGA, "o1"), 60) == Status.COMPENSATED
-    assert (plan.called(Withdraw), plan.called(Release)) == (1, 2)
+    assert (plan.called(Withdraw), plan.called(Release)) == (1, 1)
 
 
 # -- definitions and coordinations that change -------------------------------------------------------------------------
