@@ -1,5 +1,8 @@
 """One measurement: the shop's saga in one coordination, every durable step with synchronous=FULL. Prints one JSON line.
 
+Four services take part, each with its own database, and the orchestrator, all in one process; `--with-notifications`
+adds the one that only listens.
+
 A closed loop: so many orders are in flight, and each that ends lets the next one in. Every order goes the whole way:
 reserve, charge, ship, set the status; none is refused. The load comes from the same process as the services.
 """
@@ -19,9 +22,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from minuet import Settings, System, running
+from minuet import App, Settings, System, running
 from minuet.cli.process import settle
-from minuet_shop import app
+from minuet_shop import app as whole_shop
 from minuet_shop.contracts import PlaceOrder, SetStock
 from minuet_shop.outside import Carrier, Gateway
 
@@ -49,11 +52,18 @@ class NoCarrier:
         return None
 
 
+def services_of(args: argparse.Namespace) -> App:
+    left_out = set() if args.with_notifications else {"notifications"}
+    services = [service for name, service in whole_shop.services.items() if name not in left_out]
+    return App("shop", services=services, sagas=whole_shop.sagas, read_models=whole_shop.read_models)
+
+
 @asynccontextmanager
-async def shop(coordination: str, data: Path, outside: str) -> AsyncIterator[System]:
-    settings = Settings(coordination={SAGA: coordination}, data=data, port=0)
-    given: dict[type[Any], Any] = {Gateway: NoGateway(), Carrier: NoCarrier()} if outside == "none" else {}
-    async with running(app, settings, serve=outside == "http", provided=given) as system:
+async def shop(args: argparse.Namespace, data: Path) -> AsyncIterator[System]:
+    settings = Settings(coordination={SAGA: args.coordination}, data=data, port=0)
+    over_http = args.outside == "http"
+    given: dict[type[Any], Any] = {} if over_http else {Gateway: NoGateway(), Carrier: NoCarrier()}
+    async with running(services_of(args), settings, serve=over_http, provided=given) as system:
         for item in ITEMS:
             await system.send(SetStock(item=item, on_hand=10_000_000))
         yield system
@@ -91,7 +101,7 @@ def busy_s() -> float:
 
 async def measure(args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=args.dir) as folder:
-        async with shop(args.coordination, Path(folder), args.outside) as system:
+        async with shop(args, Path(folder)) as system:
             settle()
             await drive(system, 10_000_000, args.warm_up, args.in_flight)
             await system.drained()
@@ -123,6 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--coordination", choices=["choreography", "orchestration"], default="choreography")
     parser.add_argument("--outside", choices=["none", "http"], default="none")
+    parser.add_argument("--with-notifications", action="store_true")
     parser.add_argument("--orders", type=int, default=2000)
     parser.add_argument("--in-flight", type=int, default=64)
     parser.add_argument("--warm-up", type=int, default=200)

@@ -12,7 +12,7 @@ from typing import Any
 from minuet.adapters.endpoints import Endpoints
 from minuet.adapters.system import SystemClock, SystemIds
 from minuet.app import App, Handler, Service
-from minuet.codec import Codec
+from minuet.codec import Codec, remember
 from minuet.core.coordinator import Status, is_last
 from minuet.core.envelope import Envelope
 from minuet.core.errors import ConfigurationError, MessageError
@@ -72,7 +72,8 @@ class System:
             time=now,
             body=self.codec.encode(command, time=now),
         )
-        answer = await self._place(command.__contract__.service).ask(envelope, key=key, wait_s=wait_s)
+        place = self._place(command.__contract__.service)
+        answer = await place.ask(remember(envelope, command), key=key, wait_s=wait_s)
         event = self.codec.decode(answer)
         assert isinstance(event, Event)
         return event

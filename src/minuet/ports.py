@@ -320,7 +320,11 @@ class Transport(Protocol):
         """Make these groups exist: from now on each gets what it wants, also while none of its members is there."""
 
     async def publish(self, messages: Sequence[Outgoing]) -> Sequence[Exception | None]:
-        """Publish in the given order; for each message None once it is safely kept, or why it is not."""
+        """Publish in the given order; for each message None once it is safely kept, or why it is not.
+
+        When a message cannot be kept, later ones of its key in the same call are not kept either, so that the order
+        per key survives their being published again.
+        """
 
     async def receive(self, group: str, limit: int) -> Sequence[Delivery]:
         """At least one and at most ``limit`` messages, as soon as there are any. What is not settled comes again."""

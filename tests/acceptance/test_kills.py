@@ -60,7 +60,9 @@ async def everything_fits(shop: Shop, placed: dict[str, tuple[str, list[str]]]) 
     await shop.balanced()
 
 
-async def test_each_process_is_killed_at_random_moments(empty: Shop, record_property: Callable[[str, object], None]) -> None:
+async def test_each_process_is_killed_at_random_moments(
+    empty: Shop, record_property: Callable[[str, object], None]
+) -> None:
     shop, chance = empty, random.Random(f"{SEED} {empty.coordination}")
     running = await shop.start_apart()
     await shop.stock(GONE, 0)
@@ -126,13 +128,12 @@ async def test_a_process_that_stood_still_does_nothing_a_second_time(empty: Shop
         for name in ("payment", "inventory", "orchestrator"):
             await customers.more(15)
             running[name].freeze()
-            try:
-                await shop.start(name)
-                # If it stands still within a write, all who share that file wait for it.
-                with contextlib.suppress(TimeoutError):
-                    await customers.more(15, within_s=3)
-            finally:
-                running[name].thaw()
+            twin = shop.launch(name)
+            # If it stands still within a write, all who share that file wait for it, the twin too.
+            with contextlib.suppress(TimeoutError):
+                await customers.more(15, within_s=3)
+            running[name].thaw()
+            await twin.ready()
         customers.is_enough = True
         await ordering
     finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from minuet.app import App, ReadModel
 from minuet.codec import Codec, remember
@@ -46,7 +47,9 @@ def business_key(command: Command) -> str:
     values = [getattr(command, field) for field in command.__contract__.key]
     if not values or any(value is None for value in values):
         return ""
-    return "/".join((name_of(command), *map(str, values)))
+    # Of several, each is quoted: ("a/b", "c") is not ("a", "b/c").
+    parts = map(str, values) if len(values) == 1 else (quote(str(value), safe="") for value in values)
+    return "/".join((name_of(command), *parts))
 
 
 class Reactor:
