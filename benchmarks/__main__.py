@@ -1,4 +1,4 @@
-"""The shop's saga in both coordinations, several rounds in turn, medians with the least and the most.
+"""The shop's saga in both coordinations, on one core and on two: several rounds in turn, medians, least and most.
 
 Ratios are against the bare machine in the same round, because absolute figures move with whatever else it does.
 """
@@ -16,7 +16,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-COORDINATIONS = ("choreography", "orchestration")
+WAYS = {
+    "choreography": ("--coordination", "choreography"),
+    "orchestration": ("--coordination", "orchestration"),
+    "choreography, 2 processes": ("--coordination", "choreography", "--processes", "2"),
+}
 FIGURES = {
     "orders_per_s": "orders/s",
     "p50_ms": "p50 ms",
@@ -48,7 +52,7 @@ def main() -> None:
     parser.add_argument("--outside", choices=["none", "http"], default="none", help="http: ask the sandbox over HTTP")
     parser.add_argument("--json", action="store_true", help="print every measurement as JSON instead of tables")
     args = parser.parse_args()
-    work = [(r, n, how) for r in range(args.rounds) for n in args.in_flight for how in COORDINATIONS]
+    work = [(r, n, how) for r in range(args.rounds) for n in args.in_flight for how in WAYS]
     rows: list[dict[str, Any]] = []
     machine: dict[int, dict[str, Any]] = {}
     for number, in_flight, how in track(work, "measuring", console=Console(stderr=True), disable=args.json):
@@ -57,8 +61,7 @@ def main() -> None:
         orders = args.orders if in_flight > 1 else max(100, args.orders // 10)
         row = run(
             "shop",
-            "--coordination",
-            how,
+            *WAYS[how],
             "--in-flight",
             str(in_flight),
             "--orders",
@@ -66,7 +69,7 @@ def main() -> None:
             "--outside",
             args.outside,
         )
-        row["round"] = number
+        row["round"], row["way"] = number, how
         row["orders_per_commit_rate"] = round(row["orders_per_s"] / machine[number]["commits_per_s"], 4)
         rows.append(row)
     if args.json:
@@ -80,13 +83,15 @@ def show(rows: list[dict[str, Any]], machine: list[dict[str, Any]], in_flight: l
     for number in in_flight:
         table = Table(title=f"order processing, {number} in flight: median (least .. most)", title_justify="left")
         table.add_column("")
-        for how in COORDINATIONS:
+        for how in WAYS:
             table.add_column(how, justify="right")
         for figure, words in FIGURES.items():
             cells = []
-            for how in COORDINATIONS:
-                found = [row[figure] for row in rows if row["coordination"] == how and row["in_flight"] == number]
-                cells.append(f"{statistics.median(found):g} ({min(found):g} .. {max(found):g})")
+            for how in WAYS:
+                found = [
+                    row[figure] for row in rows if row["way"] == how and row["in_flight"] == number and figure in row
+                ]
+                cells.append(f"{statistics.median(found):g} ({min(found):g} .. {max(found):g})" if found else "")
             table.add_row(words, *cells)
         console.print(table)
     commits = statistics.median(one["commits_per_s"] for one in machine)

@@ -1,7 +1,7 @@
 """The shop as real processes, and a customer who only knows its HTTP addresses.
 
-A `Shop` is a data directory and the `minuet run` processes on it. It can start, stop, kill and freeze them, place orders
-whatever happens to them, wait until every order has ended, and then look into all books.
+A `Shop` is a data directory and the `minuet run` processes on it. It can start, stop, kill and freeze them, place
+orders whatever happens to them, wait until every order has ended, and then look into all books.
 """
 
 from __future__ import annotations

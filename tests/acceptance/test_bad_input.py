@@ -1,7 +1,8 @@
-"""What strangers send: over HTTP it gets a clear error, on the broker it is parked with its reason. Nothing is lost, nothing
-breaks, and nobody learns anything about the inside."""
+"""What strangers send: over HTTP it gets a clear error, on the broker it is parked with its reason. Nothing is lost,
+nothing breaks, and nobody learns anything about the inside."""
 
 import asyncio
+import contextlib
 import json
 import re
 import socket
@@ -158,7 +159,7 @@ async def test_what_is_no_http_at_all(whole: Shop) -> None:
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         b"GET / HTTP/9.9\r\n\r\n",
         b"POST /orders HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: -5\r\n\r\n{}",
-        b"POST /orders HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\nZZZ\r\n",
+        b"POST /orders HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nZZZ\r\n",
         b"GET /orders HTTP/1.1\r\nhost: a\r\nx: " + b"y" * 200_000 + b"\r\n\r\n",
         b"POST /orders HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n{",
     ):
@@ -191,7 +192,8 @@ async def _raw(shop: Shop, raw: bytes) -> bytes:
     reader, writer = await asyncio.open_connection(where.hostname, where.port)
     try:
         writer.write(raw)
-        writer.get_extra_info("socket").shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):  # it hung up already
+            writer.get_extra_info("socket").shutdown(socket.SHUT_WR)
         return await asyncio.wait_for(reader.read(), 10)
     except ConnectionError:
         return b""

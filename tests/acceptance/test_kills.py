@@ -1,4 +1,4 @@
-"""Processes die between any two instructions while orders come in. In the end every order has ended, and all books fit."""
+"""Processes die between any two instructions while orders come in. In the end every order has ended and all books fit."""
 
 import asyncio
 import contextlib
@@ -99,17 +99,15 @@ async def test_each_process_is_killed_at_random_moments(
 async def test_two_of_a_kind_share_the_work_and_one_of_them_is_killed(empty: Shop) -> None:
     """The last one started is the one that the others find; it is killed, and its twin does everything."""
     shop = empty
-    twins = ("payment", "inventory", "orchestrator")
-    launched = [shop.launch(name) for name in (*APART, *twins)]
-    await asyncio.gather(*(process.ready() for process in launched))
-    second = {process.services[0]: process for process in launched[-len(twins) :]}
+    await shop.start_apart()
+    second = await shop.start_apart(("payment", "inventory", "orchestrator"))
     await shop.stock(GONE, 0)
     customers = Customers(shop)
     ordering = asyncio.create_task(customers.keep_ordering(customers=12, most=150))
     try:
-        for name in twins:
+        for twin in second.values():
             await customers.more(40)
-            second[name].kill()
+            twin.kill()
         await ordering
     finally:
         ordering.cancel()
@@ -118,7 +116,7 @@ async def test_two_of_a_kind_share_the_work_and_one_of_them_is_killed(empty: Sho
 
 
 async def test_a_process_that_stood_still_does_nothing_a_second_time(empty: Shop) -> None:
-    """What it has in hand it keeps, for it is not dead, and the kernel keeps its locks. A twin does what else there is."""
+    """What it has in hand it keeps: it is not dead, and the kernel keeps its locks. A twin does what else there is."""
     shop = empty
     running = await shop.start_apart()
     customers = Customers(shop)

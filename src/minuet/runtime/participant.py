@@ -87,16 +87,23 @@ class Participant:
 
     # -- messages from a transport -------------------------------------------------------------------------------------
 
-    def take_in(self, tx: Tx, deliveries: Sequence[Delivery]) -> tuple[After, list[Exception | None]]:
-        """Handle a batch, each message under its own savepoint; for each None, or why it has to come again."""
+    def take_in(
+        self, tx: Tx, deliveries: Sequence[Delivery], *, apart: bool = False
+    ) -> tuple[After, list[Exception | None]]:
+        """Handle a batch, each message under its own savepoint; for each None, or why it has to come again.
+
+        Args:
+            apart: call no handler here; each entry is begun in a transaction of its own.
+        """
         after = After()
         problems: list[Exception | None] = []
         for delivery in deliveries:
-            mine = After()
+            mine = After(depth=DEPTH_MAX if apart else 0)
             try:
                 with tx.savepoint():
                     self._take_in_one(tx, delivery, mine)
             except MessageError as reason:
+                mine = After()  # what it had begun was undone with it
                 self._park(tx, delivery, str(reason))
             except Exception as error:  # what a handler raises is caught closer to it: this is the store, or a bug
                 problems.append(error)

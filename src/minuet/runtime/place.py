@@ -119,7 +119,13 @@ class Place:
 
     async def take_in(self, deliveries: Sequence[Delivery]) -> list[Exception | None]:
         """Handle what a transport delivered; for each None once it is kept, or why it has to come again."""
-        after, problems = await self.store.transact(lambda tx: self.participant.take_in(tx, deliveries))
+        try:
+            after, problems = await self.store.transact(lambda tx: self.participant.take_in(tx, deliveries))
+        except Exception as error:
+            # Mostly the disk. But a handler, too, can make a commit fail or lose the transaction, and must not do that
+            # to the others again and again: what is kept first and begun apart is an attempt of its own, and counted.
+            log.warning("%s: cannot take in %d messages at once: %r", self.name, len(deliveries), error)
+            after, problems = await self.store.transact(lambda tx: self.participant.take_in(tx, deliveries, apart=True))
         self.follow_up(after)
         return problems
 

@@ -33,6 +33,25 @@ REFUSAL = (
 )
 
 
+class HandlersCursor(sqlite3.Cursor):
+    """Once the database has rolled everything back by itself, each statement would commit alone."""
+
+    def execute(self, *args: Any) -> HandlersCursor:
+        self._check()
+        super().execute(*args)
+        return self
+
+    def executemany(self, *args: Any) -> HandlersCursor:
+        self._check()
+        super().executemany(*args)
+        return self
+
+    def _check(self) -> None:
+        connection = self.connection
+        if not connection.in_transaction and not cast("Connection", connection).unlocked:
+            raise sqlite3.OperationalError("the database has rolled the transaction back")
+
+
 class Connection(sqlite3.Connection):
     """What a handler gets. Ending the transaction is refused, in whichever way it is asked for."""
 
@@ -72,7 +91,7 @@ class Connection(sqlite3.Connection):
         return self.total_changes + self._schema_changes
 
     def cursor(self, *args: Any, **kwargs: Any) -> Any:
-        made = super().cursor(*args, **kwargs)
+        made = super().cursor(*(args or (HandlersCursor,)), **kwargs)
         self._cursors.add(made)
         return made
 

@@ -35,7 +35,7 @@ from typing import TypeVar
 
 from minuet.adapters.sqlite.connection import Connection, connect
 from minuet.adapters.sqlite.locks import Instances, WriteLock
-from minuet.adapters.sqlite.transaction import BEGIN, End, Job, Rider, Transaction
+from minuet.adapters.sqlite.transaction import BEGIN, UNDONE, End, Job, Rider, Transaction
 from minuet.adapters.sqlite.wal import FRAMES_MAX, WriteAheadLog
 
 T = TypeVar("T")
@@ -136,6 +136,7 @@ class SqliteDatabase:
         self.instances = Instances(self._folder / "instances", instance)
         self._waiting: list[Job] = []
         self._is_busy = False
+        self._alone = 0  # so many of those waiting are to have a transaction each
         self._flush: asyncio.Handle | None = None
         self._is_urgent = False
         self._idle: asyncio.Future[None] | None = None
@@ -236,7 +237,9 @@ class SqliteDatabase:
         self._flush = None
         if self._is_busy or not self._waiting:
             return
-        jobs, self._waiting = self._waiting[:BATCH_MAX], self._waiting[BATCH_MAX:]
+        most = 1 if self._alone else BATCH_MAX
+        self._alone = max(0, self._alone - 1)
+        jobs, self._waiting = self._waiting[:most], self._waiting[most:]
         if all(job.reads_only for job in jobs):
             self._resolve(jobs, self._transaction.read(jobs))
             self._go_on()
@@ -267,7 +270,9 @@ class SqliteDatabase:
         jobs = jobs[: len(ends)]
         if not self._transaction.is_open:
             self._lock.release()
-            self._end(jobs, ends)
+            self._waiting[:0] = [job for job, end in zip(jobs, ends, strict=True) if end is UNDONE]
+            ended = [(job, end) for job, end in zip(jobs, ends, strict=True) if end is not UNDONE]
+            self._end(*zip(*ended, strict=True))
         elif not self._transaction.has_written:
             self._committed(jobs, ends, _attempt(self._commit))
         else:
@@ -286,6 +291,11 @@ class SqliteDatabase:
     def _committed(self, jobs: list[Job], ends: list[End], error: Exception | None) -> None:
         if error is not None:
             self._transaction.rider.rolled_back()
+            if isinstance(error, sqlite3.IntegrityError) and len(jobs) > 1:
+                # One of them broke a constraint that is checked only now; the next round shows which.
+                self._alone = len(jobs)
+                self._waiting[:0] = jobs
+                jobs = []
             ends = [(None, error)] * len(jobs)
         elif first := self._transaction.rider.after_commit():
             first()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from typing import Any, NoReturn
 
@@ -90,12 +91,21 @@ class SqlAlchemyHandles:
         metadata.create_all(self._connection, checkfirst=True)
 
     def flush(self) -> None:
+        is_open = self._connection.in_nested_transaction()
         if self._session_in_use and self._session:
+            is_open = is_open or self._session.in_nested_transaction()
             self._session.flush()
+        if is_open:
+            # It would be rolled back at some later time, and with it whatever others have written since.
+            raise DefinitionError("a handler must end what it began with begin_nested(), best by a with statement")
 
     def forget(self) -> None:
         """Objects are a work's own: the next one reads anew. A session that failed would go on failing."""
-        if self._session_in_use and self._session:
-            self._session.really_close()
+        session = self._session if self._session_in_use else None
         self._session = None
         self._session_in_use = False
+        if session:
+            with contextlib.suppress(sqlalchemy.exc.SQLAlchemyError):  # its savepoint may be gone with the transaction
+                session.really_close()
+        if self._connection.in_nested_transaction():
+            self._connection = HandlerConnection(self._engine)

@@ -67,6 +67,15 @@ class TransactionLost(sqlite3.OperationalError):
     """The database rolled the whole transaction back, with everybody's writes."""
 
 
+UNDONE: End = (None, TransactionLost("another work lost the transaction"))
+"""A work that is to be run again: what it did went with somebody else's transaction."""
+
+
+class TransactionGone(BaseException):
+    """As `TransactionLost`, on its way to whoever runs the work. Not an Exception: whoever caught it and went on would
+    write outside of any transaction."""
+
+
 class NeedsCare(BaseException):
     """Something that was run without a savepoint has to be undone alone. Not an Exception: nobody may catch it."""
 
@@ -133,7 +142,8 @@ class Transaction:
     def fill(self, jobs: Sequence[Job]) -> list[End]:
         """Run works in the transaction that was begun, each of which is undone alone if it fails; what each came to.
 
-        If one of them loses the whole transaction, that is the last end; the works after it have not run.
+        If one of them loses the whole transaction, that is the last end, those before it are `UNDONE`, and the works
+        after it have not run.
         """
         try:
             return self._fill(jobs, careful=False)
@@ -162,8 +172,8 @@ class Transaction:
             self.roll_back()
             return [(None, error)] * len(jobs)
         self.rider.rolled_back()
-        lost = TransactionLost(f"rolled back because of another work: {ends[-1][1]!r}")
-        return [(None, lost)] * (len(ends) - 1) + ends[-1:]
+        last = ends[-1] if ends[-1][1] is not None else (None, TransactionLost("a work ended the transaction"))
+        return [UNDONE] * (len(ends) - 1) + [last]
 
     @property
     def is_open(self) -> bool:
@@ -223,6 +233,9 @@ class Transaction:
             return result, None
         except NeedsCare:
             raise
+        except TransactionGone as lost:
+            self.rider.undo()
+            return None, TransactionLost(f"the database rolled everything back: {lost.__cause__!r}")
         except BaseException as error:
             self.rider.undo()
             if isinstance(error, StopIteration):  # no future takes it

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from minuet.adapters.sqlite import tables
 from minuet.adapters.sqlite.connection import Connection
-from minuet.adapters.sqlite.transaction import KEEP, RELEASE, UNDO, NeedsCare, Rider
+from minuet.adapters.sqlite.transaction import KEEP, RELEASE, UNDO, TransactionGone, NeedsCare, Rider
 from minuet.core.errors import ConfigurationError
 from minuet.ports import Inbox, KnownMessages, Outbox, Outgoing, Parked, ReadModels, Records
 
@@ -42,19 +42,22 @@ class Savepoint:
             except BaseException as late:
                 self._undo(late)
                 raise
+            if not self._connection.in_transaction:  # somebody caught the error that came with it
+                raise TransactionGone
             if self._is_real:
                 self._tx.run(RELEASE)
-        elif not isinstance(error, NeedsCare):
+        elif not isinstance(error, NeedsCare | TransactionGone):
             self._undo(error)
 
     def _undo(self, error: BaseException) -> None:
         self._tx.undo()
-        if self._connection.in_transaction:
-            if self._is_real:
-                self._tx.run(UNDO)
-                self._tx.run(RELEASE)
-            elif self._connection.writes != self._before:
-                raise NeedsCare from error
+        if not self._connection.in_transaction:
+            raise TransactionGone from error
+        if self._is_real:
+            self._tx.run(UNDO)
+            self._tx.run(RELEASE)
+        elif self._connection.writes != self._before:
+            raise NeedsCare from error
         explained = self._connection.explain(error)
         if explained is not error:
             raise explained from error
