@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import fnmatch
-from collections.abc import AsyncIterator, Mapping, Sequence
+import logging
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from minuet.runtime.reactor import ORCHESTRATOR, Reactor
 from minuet.runtime.relay import Relay
 from minuet.runtime.worker import Worker
 from minuet.settings import Settings
+
+log = logging.getLogger("minuet")
 
 
 class System:
@@ -64,6 +67,8 @@ class System:
         Raises:
             NotYet, Conflict, Rejected: there is no answer.
         """
+        if not isinstance(command, Command):
+            raise ConfigurationError(f"{name_of(command)} is not a command; only commands are sent, and queries asked")
         now = self.clock.now()
         envelope = Envelope(
             id=self.ids.new(),
@@ -90,7 +95,14 @@ class System:
         return self.places[service]
 
     async def ended(self, saga: str, saga_id: str) -> Status:
-        """Wait until the saga is completed or compensated, as far as the services of this process know."""
+        """Wait until the saga is completed or compensated, as far as the services of this process know.
+
+        It may not end before an operator has done something; put `asyncio.timeout` around it to wait no longer.
+        """
+        if saga not in self.app.current_sagas:
+            raise ConfigurationError(
+                f"app {self.app.name} has no saga {saga!r}; it has {_listed(self.app.current_sagas)}"
+            )
         while True:
             # The future first: what ends the saga while its status is read must not be missed.
             ending = self._ending.setdefault((saga, saga_id), asyncio.get_running_loop().create_future())
@@ -274,8 +286,21 @@ class _Wiring:
     def coordination_of(self, saga: str) -> Coordination:
         return self.settings.coordination.get(saga, Coordination.CHOREOGRAPHY)
 
+    def warn_of_absent(self) -> None:
+        """A step for a service that nobody may run would wait for ever, and look like a slow one."""
+        for saga in self.app.current_sagas.values():
+            absent = {rule.service for rule in saga.rules.every} - self.app.services.keys()
+            for service in sorted(absent - self.settings.participants.keys()):
+                log.warning(
+                    "saga %s sends commands to service %s, which is neither in App(services=...) nor in [participants] "
+                    "of the settings: its steps wait until some other program performs them",
+                    saga.name,
+                    service,
+                )
+
     async def open(self) -> None:
         """Open stores, transports and places, from the leaves inward."""
+        self.warn_of_absent()
         reactors = {
             name: Reactor(self.app, self.system.codec, self.system.clock, name, self.coordination_of)
             for name in everything(self.app)
@@ -432,6 +457,10 @@ class _Wiring:
         self.system.url = await self.stack.enter_async_context(serve(asgi, self.settings.host, self.settings.port))
         self.stack.callback(self.system.deployment.close)
         self.system.deployment.announce(self.system.url)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
 
 
 def _handlers(service: Service) -> dict[str, Handler]:

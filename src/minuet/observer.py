@@ -247,7 +247,7 @@ class Observer:
                 command=entry.handler,
                 at=place,
                 state=NEEDS_OPERATOR if entry.state is EntryState.PARKED else entry.state.value,
-                attempts=entry.attempts + (entry.state is EntryState.DONE),
+                attempts=entry.attempts + (entry.state is EntryState.DONE and not entry.error),
                 error=entry.error,
                 answer=entry.answer.type if entry.answer else "",
                 changed_at=entry.changed_at,
@@ -283,8 +283,10 @@ class Observer:
             return f"{NEEDS_OPERATOR} at {place} after {entry.attempts} attempts: {entry.error}"
         if entry.waits_for:
             return f"{place} waits for its read model to hear of {entry.waits_for}"
-        if entry.attempts or entry.error:
+        if entry.attempts:
             return f"{place} tries again after {entry.attempts} failed attempts: {entry.error}"
+        if entry.error:
+            return f"{place} tries again: {entry.error}"
         return f"{place} is at it"
 
     def _told(self, seen: _Seen) -> list[Told]:

@@ -1,4 +1,4 @@
-"""Processes die between any two instructions while orders come in. In the end every order has ended and all books fit."""
+"""Processes die between any two instructions while orders come in. In the end all orders have ended, all books fit."""
 
 import asyncio
 import contextlib

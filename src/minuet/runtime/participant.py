@@ -23,7 +23,7 @@ from urllib.parse import quote
 from minuet.app import Handler, IdempotencyKey, NewId, Now, ReadModel
 from minuet.codec import HOPS_MAX, STRANGER, Codec, digest_of, explain, remember, view_to_bytes
 from minuet.core.envelope import Envelope
-from minuet.core.errors import Conflict, MessageError, NotYet, Rejected
+from minuet.core.errors import Conflict, DefinitionError, MessageError, NotYet, Rejected
 from minuet.core.messages import Command, Event, Message, Refusal, StepRefused, channel_of, name_of, refusals
 from minuet.core.retry import RetryPolicy
 from minuet.core.saga import COMPENSATED, COMPLETED
@@ -42,6 +42,7 @@ class After:
     start: list[Entry] = field(default_factory=list)
     decided: list[Entry] = field(default_factory=list)
     failed: list[Entry] = field(default_factory=list)
+    faults: list[tuple[Entry, Exception]] = field(default_factory=list)
     depth: int = 0
 
 
@@ -112,6 +113,7 @@ class Participant:
             after.start += mine.start
             after.decided += mine.decided
             after.failed += mine.failed
+            after.faults += mine.faults
         return after, problems
 
     def _take_in_one(self, tx: Tx, delivery: Delivery, after: After) -> None:
@@ -305,11 +307,12 @@ class Participant:
     def checked(self, handler: Handler, returned: Any) -> tuple[Event, ...]:
         outcome = returned if isinstance(returned, tuple) else () if returned is None else (returned,)
         if not all(isinstance(one, Event) for one in outcome):
-            raise TypeError(f"{handler.name} returned {returned!r}, which is not an event")
+            raise DefinitionError(f"{handler.name} returned {returned!r}, which is not an event; mend it and retry")
         if issubclass(handler.message, Command) and (not outcome or type(outcome[0]) not in handler.answers):
             names = ", ".join(one.__name__ for one in handler.answers)
-            raise TypeError(
-                f"{handler.name} returned {type(returned).__name__}; {name_of(handler.message)} is answered by {names}"
+            raise DefinitionError(
+                f"{handler.name} returned {type(returned).__name__}, but {name_of(handler.message)} is answered by "
+                f"{names}; mend it, or add that answer, and retry"
             )
         return outcome
 
@@ -359,13 +362,16 @@ class Participant:
         """As `finish`, with envelopes that exist already."""
         entry.state = EntryState.DONE
         entry.answer = answers[0] if answers else None
-        entry.error, entry.waits_for, entry.changed_at = "", None, self.clock.now()
+        entry.waits_for, entry.changed_at = None, self.clock.now()
+        if not (outcome and isinstance(outcome[0], StepRefused)):  # then it is the reason, and stays
+            entry.error = ""
         if not tx.inbox.save(entry):
             raise Lost(entry.key)
         after.decided.append(entry)
         for event, envelope in zip(outcome, answers, strict=True):
             if self.publishes:
                 tx.outbox.add(channel_of(event), envelope)
+                self.reactor.remember_begun(tx, envelope)
             if envelope.saga is not None and envelope.saga.step not in (COMPLETED, COMPENSATED):
                 for due in self.reactor.learn(tx, envelope, event):
                     self._begin(tx, due, after)
@@ -403,9 +409,10 @@ class Participant:
         Raises:
             Lost: another instance owns the entry now.
         """
+        after.faults.append((entry, error))
         entry.changed_at = self.clock.now()
         entry.error = describe(error)
-        if isinstance(error, Conflict) or entry.handler not in self.handlers:
+        if isinstance(error, Conflict | DefinitionError) or entry.handler not in self.handlers:
             entry.state, delay = EntryState.PARKED, 0.0
         elif isinstance(error, NotYet):
             delay = error.retry_after_s * (0.75 + 0.5 * self.ids.chance())

@@ -137,6 +137,8 @@ class Place:
             self._timers.cancel(entry.key)
             self._waiters.decided(entry)
             self.touched(entry)
+        for entry, error in after.faults:
+            self._report(entry, error)
         now = self.clock.now()
         for entry in after.failed:
             self._waiters.failed(entry, max(0.0, entry.due_at - now))
@@ -146,6 +148,19 @@ class Place:
                 self._timers.after(entry.due_at - now, entry.key, lambda entry=entry: self.begin(entry))  # type: ignore[misc]
             else:
                 self.begin(entry)
+
+    def _report(self, entry: Entry, error: Exception) -> None:
+        """Failures are handled, but nobody mends what nobody hears of."""
+        what = (self.name, entry.key, entry.attempts)
+        if entry.state is EntryState.PARKED:
+            show = f"minuet parked show {self.name}:{entry.key}"
+            log.error("%s: %s needs an operator after %d attempts (%s)", *what, show, exc_info=error)
+        elif entry.state is EntryState.DONE:
+            log.error("%s: %s is refused after %d attempts", *what, exc_info=error)
+        elif isinstance(error, NotYet):
+            log.info("%s: %s, after %d attempts: %s", *what, error)
+        else:
+            log.warning("%s: %s, attempt %d failed and is made again", *what, exc_info=error)
 
     def begin(self, entry: Entry) -> None:
         """Work on a due entry that this instance owns, unless it is being worked on, or this place is draining."""
@@ -246,15 +261,16 @@ class Place:
         command = await self.gatherer.command_for(entry)
         if command is None:
             return False
-        is_wanted = True
+        is_wanted, built = True, entry
 
-        def keep(tx: Tx, built: Entry, after: After) -> None:
-            nonlocal is_wanted
-            is_wanted = self.participant.built(tx, built, command, after)
-            entry.key, entry.envelope, entry.waits_for = built.key, built.envelope, built.waits_for
-            entry.attempts, entry.error = built.attempts, built.error
+        def keep(tx: Tx, copy: Entry, after: After) -> None:
+            nonlocal is_wanted, built
+            is_wanted, built = self.participant.built(tx, copy, command, after), copy
 
         after = await self._in_transaction(entry, keep)
+        # Only now: what is not kept yet may have to be done over, from where it began.
+        entry.key, entry.envelope, entry.waits_for = built.key, built.envelope, built.waits_for
+        entry.attempts, entry.error = built.attempts, built.error
         self.follow_up(after)
         return is_wanted
 

@@ -145,6 +145,13 @@ class Reactor:
             self.begin(saga, event) for saga in self.app.current_sagas.values() if isinstance(event, saga.begins_with)
         )
 
+    def remember_begun(self, tx: Tx, envelope: Envelope) -> None:
+        """Who begins a saga knows of it, though no rule here looks at it: so it is seen before anybody else hears."""
+        for ref in envelope.begins:
+            looks_at_it = BEGUN in self._rules.get(ref.definition, ()) and ref.coordination is self.acts_in
+            if not looks_at_it:
+                tx.known.learn(ref.name, ref.id, BEGUN, envelope)
+
     # -- what becomes due ----------------------------------------------------------------------------------------------
 
     def learn(self, tx: Tx, envelope: Envelope, event: Event) -> list[Entry]:

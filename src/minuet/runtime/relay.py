@@ -8,6 +8,7 @@ it; what could not be published stays at the head and is tried again, so that th
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import sys
 from collections import deque
@@ -41,6 +42,8 @@ class Relay:
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._is_running = False
+        self._forgetting: set[asyncio.Task[None]] = set()
 
     def hand_over(self, messages: Sequence[Outgoing]) -> None:
         """Take what was just committed. Called in the order of the commits."""
@@ -58,6 +61,13 @@ class Relay:
 
     async def run(self) -> None:
         """Publish until cancelled."""
+        self._is_running = True
+        try:
+            await self._run()
+        finally:
+            self._is_running = False
+
+    async def _run(self) -> None:
         failures = 0
         while True:
             if not self._held and self._unread is None:
@@ -133,8 +143,19 @@ class Relay:
         return sorted(failed, key=lambda message: message.position)
 
     def _forget(self, positions: list[int]) -> None:
-        task = asyncio.ensure_future(self.store.transact(lambda tx: tx.outbox.remove(positions), lazily=True))
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        task = asyncio.ensure_future(self._forget_at_last(positions))
+        self._forgetting.add(task)
+        task.add_done_callback(self._forgetting.discard)
+
+    async def _forget_at_last(self, positions: list[int]) -> None:
+        for failures in itertools.count(1):
+            try:
+                return await self.store.transact(lambda tx: tx.outbox.remove(positions), lazily=True)
+            except Exception as error:
+                if not self._is_running:
+                    return
+                log.warning("cannot take %d published messages out of the outbox yet: %r", len(positions), error)
+            await asyncio.sleep(BACKOFF.delay_s(failures, self.ids.chance()))
 
     async def drained(self) -> None:
         """Until everything handed over is published."""

@@ -67,16 +67,18 @@ class Worker:
 
     async def _hear(self, transport: Transport) -> None:
         failures = 0
+        handled: Sequence[tuple[Delivery, Done | Again]] = ()
         while True:
             try:
-                deliveries = await transport.receive(self.place.name, DELIVERIES_MAX)
-                await transport.settle(await self._handle(deliveries))
-                failures = 0
+                # What could not be settled stays in our hands, with all that comes after it, until it can be.
+                handled = handled or await self._handle(await transport.receive(self.place.name, DELIVERIES_MAX))
+                await transport.settle(handled)
+                handled, failures = (), 0
             except asyncio.CancelledError:
                 raise
             except Exception as error:
                 failures += 1
-                log.warning("%s: cannot receive, trying again: %s", self.place.name, error)
+                log.warning("%s: cannot receive or settle, trying again: %s", self.place.name, error)
                 await asyncio.sleep(BACKOFF.delay_s(failures, self.ids.chance()))
 
     async def _handle(self, deliveries: Sequence[Delivery]) -> list[tuple[Delivery, Done | Again]]:

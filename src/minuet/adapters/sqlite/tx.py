@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from minuet.adapters.sqlite import tables
 from minuet.adapters.sqlite.connection import Connection
-from minuet.adapters.sqlite.transaction import KEEP, RELEASE, UNDO, TransactionGone, NeedsCare, Rider
+from minuet.adapters.sqlite.transaction import KEEP, RELEASE, UNDO, NeedsCare, Rider, TransactionGone
 from minuet.core.errors import ConfigurationError
 from minuet.ports import Inbox, KnownMessages, Outbox, Outgoing, Parked, ReadModels, Records
 
