@@ -90,6 +90,7 @@ $(READY): pyproject.toml requirements/dev.txt requirements/uv.txt
 	    usable && $(BIN)/python -m pip --version >/dev/null 2>&1 || "$$python" -m venv --clear $(VENV) || exit 1; \
 	    $(BIN)/python -m pip install --quiet --require-hashes --requirement requirements/uv.txt || exit 1; \
 	fi; \
-	"$$uv" pip install --quiet --python $(BIN)/python --require-hashes --requirement requirements/dev.txt && \
-	"$$uv" pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	"$$uv" pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes --requirement requirements/dev.txt && \
+	"$$uv" pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable . && \
+	$(BIN)/python -m compileall -q src
 	@touch $@

@@ -29,7 +29,7 @@ from minuet.runtime.place import Place
 from minuet.runtime.reactor import ORCHESTRATOR, Reactor
 from minuet.runtime.relay import Relay
 from minuet.runtime.worker import Worker
-from minuet.settings import Settings
+from minuet.settings import Settings, spelled, writable
 
 log = logging.getLogger("minuet")
 
@@ -246,6 +246,18 @@ def _chosen(app: App, services: Sequence[str] | None) -> list[str]:
     return [name for name in names if services is None or name in services]
 
 
+def _spelled(app: App, settings: Settings) -> Settings:
+    """The settings with the app's own spelling of its names."""
+    places = {"default", *everything(app), *(rule.service for saga in app.sagas for rule in saga.rules.every)}
+    names = {
+        "coordination": [saga.name for saga in app.sagas],
+        "queries": [name_of(query) for service in app.services.values() for query in service.queries],
+        "stores": places,
+        "participants": places,
+    }
+    return settings.model_copy(update={name: spelled(getattr(settings, name), known) for name, known in names.items()})
+
+
 class _Wiring:
     """One start-up. Opens everything into the stack, so that it closes in the reverse order."""
 
@@ -253,7 +265,7 @@ class _Wiring:
         self.system = system
         self.stack = stack
         self.app = system.app
-        self.settings = system.settings
+        self.settings = system.settings = _spelled(system.app, system.settings)
         self.transports = system.transports
         self.elsewhere: Elsewhere | None = None
         self.read_models = [
@@ -265,16 +277,15 @@ class _Wiring:
         """Settings that name nothing are mistakes, not wishes."""
         sagas = {saga.name for saga in self.app.sagas}
         queries = {name_of(query) for service in self.app.services.values() for query in service.queries}
-        for given, there, what in (
-            (self.settings.coordination, sagas, "coordination"),
-            (self.settings.queries, queries, "queries"),
-            (self.settings.stores, {"default", *everything(self.app)}, "stores"),
+        for given, there, what, nouns in (
+            (self.settings.coordination, sagas, "coordination", "sagas"),
+            (self.settings.queries, queries, "queries", "queries"),
+            (self.settings.stores, {"default", *everything(self.app)}, "stores", "services"),
         ):
             for name in given:
                 if name not in there:
-                    raise ConfigurationError(
-                        f"settings: [{what}] names {name}, but there is only {', '.join(sorted(there))}"
-                    )
+                    known = f"there is only {', '.join(sorted(there))}" if there else f"the app has no {nouns}"
+                    raise ConfigurationError(f"settings: [{what}] names {name}, but {known}")
         kept = {name_of(model.query) for model in self.read_models}
         for query, how in self.settings.queries.items():
             if how == "read_model" and query not in kept:
@@ -311,7 +322,11 @@ class _Wiring:
         for channel in self._channels():
             await self.open_transport(channel)
         for transport in self.transports.values():
-            await transport.declare([one for one in subscriptions.values() if one.wanted])
+            wanted = [one for one in subscriptions.values() if one.wanted]
+            await transport.declare([one for one in wanted if one.group in self.system.services])
+            # What services elsewhere want only they know, but until they come their messages are kept for them.
+            others = [one for one in wanted if one.group not in self.system.services]
+            await transport.declare(others, only_new=True)
         self.elsewhere = self._participants_over_http()
         everywhere = Directory(self.system.places, self.elsewhere)
         asked = everywhere if self.settings.orchestration.participants == "local" else Directory({}, self.elsewhere)
@@ -361,8 +376,7 @@ class _Wiring:
         if url == "sqlite:":
             from minuet.adapters.sqlite import SqliteStore
 
-            self.settings.data.mkdir(parents=True, exist_ok=True)
-            return SqliteStore(self.settings.data / f"{name}.db", ids=self.system.ids, schema=schema)
+            return SqliteStore(writable(self.settings.data) / f"{name}.db", ids=self.system.ids, schema=schema)
         raise ConfigurationError(f'settings: [stores] {name} = "{url}" is none of sqlite: and memory:')
 
     def _channels(self) -> list[str]:
@@ -392,8 +406,8 @@ class _Wiring:
         elif url == "embedded:":
             from minuet.adapters.sqlite import SqliteTransport
 
-            self.settings.data.mkdir(parents=True, exist_ok=True)
-            transport = SqliteTransport(self.settings.data / "broker.db", clock=self.system.clock, ids=self.system.ids)
+            database = writable(self.settings.data) / "broker.db"
+            transport = SqliteTransport(database, clock=self.system.clock, ids=self.system.ids)
         else:
             raise ConfigurationError(f'settings: [channels] "{channel}" = "{url}" is none of embedded: and memory:')
         await transport.start()

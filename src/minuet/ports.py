@@ -316,8 +316,11 @@ class Transport(Protocol):
 
     async def start(self) -> None: ...
 
-    async def declare(self, subscriptions: Sequence[Subscription]) -> None:
-        """Make these groups exist: from now on each gets what it wants, also while none of its members is there."""
+    async def declare(self, subscriptions: Sequence[Subscription], *, only_new: bool = False) -> None:
+        """Make these groups exist: from now on each gets what it wants, also while none of its members is there.
+
+        A group that exists wants from now on what is said here; with ``only_new`` it is left as it is.
+        """
 
     async def publish(self, messages: Sequence[Outgoing]) -> Sequence[Exception | None]:
         """Publish in the given order; for each message None once it is safely kept, or why it is not.

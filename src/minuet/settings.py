@@ -5,16 +5,76 @@ From ``minuet.toml``, the environment (``MINUET_...``) and the command line, eac
 
 from __future__ import annotations
 
+import json
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from minuet.core.errors import ConfigurationError
 from minuet.core.projection import Coordination
 
 FILE = Path("minuet.toml")
+PREFIX = "MINUET_"
+NOT_SETTINGS = ("MINUET_DEBUG",)
+"""Variables that mean something to the command line only."""
+BY_NAME = ("coordination", "queries", "stores", "participants")
+"""Settings whose keys are names in the app; a variable's name keeps them as they are written."""
+EXAMPLES = {
+    "coordination": ("OrderProcessing", "orchestration"),
+    "queries": ("GetOrder", "read_model"),
+    "stores": ("default", "memory:"),
+    "channels": ("*", "memory:"),
+    "orchestration": ("participants", "http"),
+    "participants": ("payment", "http://127.0.0.1:8001"),
+    "app": ("name", "value"),
+}
+WORDS = {
+    "path_type": "a path",
+    "string_type": "a text",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "dict_type": "a table",
+    "model_type": "a table",
+}
+"""What pydantic's errors of these types want."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """Settings that came from one place.
+
+    Attributes:
+        names: of each setting, where exactly it was given, if that is not just the place.
+    """
+
+    place: str
+    values: Mapping[str, Any]
+    names: Mapping[tuple[str, ...], str] = field(default_factory=dict)
+
+    def where(self, path: tuple[str, ...]) -> str | None:
+        """Where it gives the setting, if it does."""
+        value: Any = self.values
+        for part in path:
+            if not isinstance(value, Mapping):
+                break
+            found = [key for key in value if key.casefold() == part.casefold()]
+            if not found:
+                return None
+            value = value[found[0]]
+        folded = tuple(part.casefold() for part in path)
+        return next(
+            (self.names[folded[:end]] for end in range(len(path), 0, -1) if folded[:end] in self.names), self.place
+        )
 
 
 class Orchestration(BaseModel):
@@ -42,9 +102,7 @@ class Settings(BaseSettings):
         app: the app's own settings, handed to its providers.
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix="MINUET_", env_nested_delimiter="__", extra="forbid", validate_default=False
-    )
+    model_config = SettingsConfigDict(extra="forbid", validate_default=False)
 
     data: Path = Path(".minuet")
     host: str = "127.0.0.1"
@@ -67,7 +125,8 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings
+        assert isinstance(init_settings, InitSettingsSource)
+        return (InitSettingsSource(settings_cls, _merged(_environment().values, init_settings.init_kwargs)),)
 
     @classmethod
     def load(cls, file: Path | None = None, **flags: Any) -> Settings:
@@ -80,29 +139,129 @@ class Settings(BaseSettings):
         Raises:
             ConfigurationError: says which setting is wrong, and where.
         """
-        if file is not None and not file.exists():
-            raise ConfigurationError(f"there is no settings file {file}")
-
-        class Loaded(cls):  # type: ignore[misc, valid-type]
-            @classmethod
-            def settings_customise_sources(
-                cls,
-                settings_cls: type[BaseSettings],
-                init_settings: PydanticBaseSettingsSource,
-                env_settings: PydanticBaseSettingsSource,
-                *_: Any,
-                **__: Any,
-            ) -> tuple[PydanticBaseSettingsSource, ...]:
-                return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file or FILE)
-
+        said = {name: value for name, value in flags.items() if value is not None}
+        by_flag = _Layer("settings", said, {(name,): f"--{name.replace('_', '-')}" for name in said})
+        layers = (_file(file), _environment(is_strict=True), by_flag)
         try:
-            loaded = Loaded(**{name: value for name, value in flags.items() if value is not None})
+            return cls(**_merged(*(layer.values for layer in layers)))
         except ValidationError as error:
-            found = "; ".join(
-                f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_input=False)
-            )
-            raise ConfigurationError(f"settings: {found}") from error
-        except ValueError as error:
-            raise ConfigurationError(f"settings in {file or FILE}: {error}") from error
-        # Deliberately the plain class: what was loaded must not be read from the environment again.
-        return cls.model_construct(**{name: getattr(loaded, name) for name in cls.model_fields})
+            wrong = (_in_words(one, layers) for one in error.errors())
+            raise ConfigurationError("; ".join(dict.fromkeys(wrong))) from error
+
+
+def writable(data: Path) -> Path:
+    """Make the folder of the databases, if there is none.
+
+    Raises:
+        ConfigurationError: nothing can be written there.
+    """
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        if not os.access(data, os.W_OK | os.X_OK):
+            raise PermissionError(0, "it is read-only")
+    except OSError as error:
+        why = "it is not a folder" if isinstance(error, FileExistsError) else error.strerror
+        raise ConfigurationError(f"cannot write in {data}: {why}; choose another folder with --data") from error
+    return data
+
+
+def spelled(given: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The same with the app's spelling of each name; variables are often written in capitals."""
+    known = {name.casefold(): name for name in names}
+    return {known.get(name.casefold(), name): value for name, value in given.items()}
+
+
+def _merged(*weakest_first: Mapping[str, Any]) -> dict[str, Any]:
+    """One in the other. Names match without regard to case, for those of variables have none."""
+    merged: dict[str, Any] = {}
+    for values in weakest_first:
+        known = {name.casefold(): name for name in merged}
+        for given, value in values.items():
+            name = known.get(given.casefold(), given)
+            before = merged.get(name)
+            both = isinstance(before, Mapping) and isinstance(value, Mapping)
+            merged[name] = _merged(before, value) if both else value
+    return merged
+
+
+def _file(file: Path | None) -> _Layer:
+    path = file or FILE
+    place = f"settings in {path}"
+    if not path.exists():
+        if file is not None:
+            raise ConfigurationError(f"there is no settings file {file}")
+        return _Layer(place, {})
+    try:
+        return _Layer(place, tomllib.loads(path.read_text("utf-8")))
+    except OSError as error:
+        raise ConfigurationError(f"{place} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigurationError(f"{place} are not TOML: {error}") from error
+
+
+def _environment(*, is_strict: bool = False) -> _Layer:
+    """What variables like ``MINUET_PORT`` and ``MINUET_COORDINATION__OrderProcessing`` say.
+
+    Args:
+        is_strict: whether variables that name no setting are mistakes.
+    """
+    values: dict[str, Any] = {}
+    names: dict[tuple[str, ...], str] = {}
+    # The short names first: what is said of one key is stronger than what is said of all.
+    for variable in sorted(name for name in os.environ if name.upper().startswith(PREFIX)):
+        setting, *keys = variable[len(PREFIX) :].split("__")
+        setting = setting.lower()
+        if setting not in Settings.model_fields or (keys and setting not in EXAMPLES):
+            if is_strict and variable.upper() not in NOT_SETTINGS:
+                raise ConfigurationError(f"the variable {variable} is no setting; there are {_variables()}")
+            continue
+        path = (setting, *(keys if setting in BY_NAME else map(str.lower, keys)))
+        names[tuple(part.casefold() for part in path)] = variable
+        value: Any = _value(variable, setting, keys, os.environ[variable])
+        for part in reversed(path):
+            value = {part: value}
+        values = _merged(values, value)
+    return _Layer("the environment", values, names)
+
+
+def _value(variable: str, setting: str, keys: list[str], text: str) -> Any:
+    """The text; or the object that it is in JSON, where the setting is one."""
+    if setting not in EXAMPLES or (keys and setting != "app"):
+        return text
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if isinstance(value, dict) or (keys and isinstance(value, list)):
+        return value
+    if keys:
+        return text
+    key, wanted = EXAMPLES[setting]
+    nested = f" or {variable}__{key}={wanted}" if key.isidentifier() else ""
+    raise ConfigurationError(
+        f"the variable {variable} must be a JSON object, not {_shown(text)}; "
+        f"write {variable}='{json.dumps({key: wanted})}'{nested}"
+    )
+
+
+def _variables() -> str:
+    settings = (f"{PREFIX}{name.upper()}{'__...' if name in EXAMPLES else ''}" for name in Settings.model_fields)
+    return ", ".join((*settings, *NOT_SETTINGS))
+
+
+def _in_words(error: ErrorDetails, layers: Iterable[_Layer]) -> str:
+    """What is wrong, and where it was said."""
+    path = tuple(map(str, error["loc"]))
+    places = [found for layer in layers if (found := layer.where(path))]
+    where = places[-1] if places else "settings"
+    name = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        known = Settings.model_fields if len(path) == 1 else Orchestration.model_fields
+        inside = f" in [{path[0]}]" if len(path) > 1 else ""
+        return f'{where}: there is no setting "{path[-1]}"{inside}; there are {", ".join(known)}'
+    wanted = WORDS.get(error["type"]) or error["msg"].removeprefix("Input should be ")
+    return f"{where}: {name} must be {wanted}, not {_shown(error['input'])}"
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, default=str, ensure_ascii=False)

@@ -86,7 +86,7 @@ def _outcomes(runs: Sequence[Run]) -> list[Row]:
 MEASURES: list[Row] = [
     ("latency p50", lambda run: f"{run.latency_ms(0.5):,.0f} ms"),
     ("latency p99", lambda run: f"{run.latency_ms(0.99):,.0f} ms"),
-    ("orders/s", lambda run: f"{run.orders_per_s:,.0f}"),
+    ("orders/s", lambda run: f"{run.orders_per_s:,.0f}" if run.orders_per_s else "too few to tell"),
     ("messages sent", lambda run: f"{run.messages:,}"),
     ("database commits", lambda run: f"{run.commits:,}"),
     ("  for each order", lambda run: f"{run.commits / max(1, len(run.ended)):.2f}"),

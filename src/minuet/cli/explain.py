@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from minuet.cli.loading import AppOption, ConfigOption, DataOption, JsonOption, load_app, load_settings, remembered_app
+from minuet.cli.loading import (
+    AppOption,
+    ConfigOption,
+    DataOption,
+    JsonOption,
+    find_saga,
+    load_app,
+    load_settings,
+    remembered_app,
+)
 from minuet.cli.tables import console, listed, print_indented, print_json, table
 from minuet.core.errors import ConfigurationError
 
@@ -46,11 +55,7 @@ def explain(
 def _find(saga: str, app: str | None, data: Path | None, config: Path | None) -> tuple[App, Saga]:
     where, _, name = saga.rpartition(":")
     found = load_app(where or app or remembered_app(load_settings(config, data=data).data))
-    chosen = found.saga(name)
-    if chosen is None:
-        there = listed(list(found.current_sagas)) or "none"
-        raise ConfigurationError(f"app {found.name} has no saga {name!r}; it has {there}")
-    return found, chosen
+    return found, find_saga(found, name)
 
 
 def _names(app: App, saga: Saga, service: str | None) -> list[str]:

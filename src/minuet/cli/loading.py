@@ -17,6 +17,7 @@ from minuet.core.errors import ConfigurationError, MinuetError
 
 if TYPE_CHECKING:
     from minuet.app import App
+    from minuet.core.saga import Saga
     from minuet.observer import Observer
     from minuet.settings import Settings
 
@@ -24,6 +25,7 @@ T = TypeVar("T")
 
 SHOP = "minuet_shop:app"
 REMEMBERED = "app.json"
+WAYS = ("choreography", "orchestration")
 
 AppOption = Annotated[
     str | None,
@@ -75,7 +77,23 @@ def _import(module_name: str) -> Any:
             raise ConfigurationError(f"there is no module {module_name} here ({Path.cwd()})") from error
         raise ConfigurationError(f"importing {module_name} failed: {error}; is its package installed?") from error
     except Exception as error:
-        raise ConfigurationError(f"importing {module_name} failed: {type(error).__name__}: {error}") from error
+        why = f"{type(error).__name__}: {error}"
+        if "asyncio.run() cannot be called" in why:
+            why += '; put what runs the app under: if __name__ == "__main__":'
+        raise ConfigurationError(f"importing {module_name} failed: {why}") from error
+
+
+def find_saga(app: App, name: str) -> Saga:
+    """The app's saga of that name.
+
+    Raises:
+        ConfigurationError: there is none; names those that there are.
+    """
+    saga = app.saga(name)
+    if saga is None:
+        there = ", ".join(app.current_sagas) or "none"
+        raise ConfigurationError(f"app {app.name} has no saga {name!r}; it has {there}; name another app with --app")
+    return saga
 
 
 def load_settings(config: Path | None, **flags: Any) -> Settings:
@@ -87,8 +105,9 @@ def load_settings(config: Path | None, **flags: Any) -> Settings:
 
 def remember_app(data: Path, name: str) -> None:
     """Let commands that only read the data know whose it is."""
-    data.mkdir(parents=True, exist_ok=True)
-    draft = data / f"{REMEMBERED}.{id(name)}"
+    from minuet.settings import writable
+
+    draft = writable(data) / f"{REMEMBERED}.{id(name)}"
     draft.write_text(json.dumps({"app": name}))
     draft.replace(data / REMEMBERED)
 
@@ -111,9 +130,18 @@ async def observing(app_name: str | None, data: Path | None, config: Path | None
     from minuet.bootstrap import stored
 
     settings = load_settings(config, data=data)
+    _hint_at_demo(settings.data)
     app = load_app(app_name or remembered_app(settings.data))
     async with stored(app, settings) as observer:
         yield observer
+
+
+def _hint_at_demo(data: Path) -> None:
+    """`minuet demo` keeps two folders of data in the one that it is given."""
+    kept = [data / way for way in WAYS if (data / way / REMEMBERED).exists()]
+    if kept and not (data / REMEMBERED).exists():
+        folders = " or ".join(map(str, kept))
+        raise ConfigurationError(f"{data} is what minuet demo kept; choose --data {folders}")
 
 
 def run_async(work: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from minuet.cli.loading import SHOP, ConfigOption, DataOption, load_app, load_settings, remember_app, run_async
+from minuet.cli.loading import (
+    SHOP,
+    WAYS,
+    ConfigOption,
+    DataOption,
+    load_app,
+    load_settings,
+    remember_app,
+    run_async,
+)
 from minuet.cli.process import settle
 from minuet.cli.tables import count
 
@@ -22,7 +31,6 @@ if TYPE_CHECKING:
     from minuet.settings import Settings
 
 LOG_LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-WAYS = ("choreography", "orchestration")
 
 
 def _coordination(given: list[str] | None) -> dict[str, str]:
@@ -46,8 +54,10 @@ def run(
         typer.Option("--coordination", metavar="SAGA=WAY", help="`choreography` or `orchestration`; may be repeated."),
     ] = None,
     data: DataOption = None,
-    host: Annotated[str | None, typer.Option("--host", help="Where to answer HTTP.")] = None,
-    port: Annotated[int | None, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = None,
+    host: Annotated[str | None, typer.Option("--host", help="Where to answer HTTP; 127.0.0.1 unless set.")] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", min=0, max=65535, help="8000 unless set; 0 takes a free one.")
+    ] = None,
     config: ConfigOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Say that it is ready in JSON.")] = False,
 ) -> None:

@@ -7,13 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from minuet.cli.loading import AppOption, ConfigOption, DataOption, JsonOption, observing, run_async
+from minuet.cli.loading import AppOption, ConfigOption, DataOption, JsonOption, find_saga, observing, run_async
 from minuet.cli.tables import console, count, moment, print_json, status_text, table
 
 if TYPE_CHECKING:
     from minuet.observer import Observer, SagaView
 
 app = typer.Typer(help="Where each saga is, what it waits for and what was said.", no_args_is_help=True)
+
+
+GAPS = 8
+"""Between the columns of the list."""
+WAITS_MIN = 24
+"""As narrow as it can still be read."""
 
 
 class Wanted(StrEnum):
@@ -63,13 +69,24 @@ def _print_list(views: list[SagaView], limit: int) -> None:
     if not views:
         screen.print("no sagas")
         return
+    # An id is for copying, so it is never cut; what a saga waits for gets a line of its own where there is no room.
+    waits = {id(view): Text(", ".join(f"{one.command} ({one.why})" for one in view.waiting)) for view in views}
+    others = max(sum(map(len, (view.saga, view.id, view.status, moment(view.began_at)))) for view in views)
+    has_room = screen.width - others - GAPS >= WAITS_MIN
     rows = table()
-    for heading in ("saga", "id", "status", "began", "waits for"):
-        rows.add_column(heading, no_wrap=heading in ("status", "began"))
+    rows.add_column("saga", overflow="fold")
+    rows.add_column("id", no_wrap=True, min_width=max(len(view.id) for view in views))
+    rows.add_column("status", overflow="fold")
+    rows.add_column("began", overflow="fold")
+    if has_room:
+        rows.add_column("waits for", overflow="fold")
     for view in views:
-        waits = ", ".join(f"{one.command} ({one.why})" for one in view.waiting)
-        rows.add_row(view.saga, Text(view.id), status_text(view.status), moment(view.began_at), Text(waits))
-    screen.print(rows)
+        row = (view.saga, Text(view.id), status_text(view.status), moment(view.began_at))
+        rows.add_row(*row, *([waits[id(view)]] if has_room else []))
+    screen.print(rows, crop=False)
+    for view in views if not has_room else ():
+        if view.waiting:
+            screen.print(Text.assemble(f"{view.id} waits for ", waits[id(view)]))
     if len(views) == limit:
         screen.print(f"the newest {limit}; more with --limit", style="dim")
 
@@ -90,6 +107,8 @@ def show_saga(
 
     async def look() -> None:
         async with observing(app, data, config) as observer:
+            if saga:
+                find_saga(observer.app, saga)
             view = await observer.saga(saga_id, saga)
             if as_json:
                 print_json(view)
@@ -123,6 +142,8 @@ def print_saga(view: SagaView, observer: Observer) -> None:
 def _attempts(view: SagaView) -> Any:
     from rich.text import Text
 
+    from minuet.runtime.participant import REACTION
+
     rows = table("Attempts")
     for heading in ("step", "command", "at", "state", "tried", "answer"):
         rows.add_column(heading, no_wrap=heading in ("state", "tried"))
@@ -131,5 +152,6 @@ def _attempts(view: SagaView) -> Any:
         if one.state == "due" and one.due_at > one.changed_at:
             answer += f" (again at {moment(one.due_at)})"
         tried = count(one.attempts, "time") if one.attempts else ""
-        rows.add_row(one.step, one.command, one.at, one.state, tried, Text(answer))
+        command = f"reaction {one.command[len(REACTION) :]}" if one.command.startswith(REACTION) else one.command
+        rows.add_row(one.step, command, one.at, one.state, tried, Text(answer))
     return rows

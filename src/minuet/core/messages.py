@@ -75,6 +75,14 @@ class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True, extra="ignore")
 
 
+def _refuse_keywords(message: type, given: Mapping[str, Any], *known: str) -> None:
+    """A class keyword that means nothing is misspelt; pydantic has taken its own out already."""
+    if given:
+        raise DefinitionError(
+            f"{message.__name__}: there is no class keyword {next(iter(given))!r}; there are {', '.join(known)}"
+        )
+
+
 class View(_Model):
     """What a query answers with. Fields it does not know are ignored, so that the answering service may add some."""
 
@@ -99,9 +107,10 @@ class Event(Message):
     """
 
     def __init_subclass__(
-        cls, *, channel: str = "", version: int = 1, upcasts: Mapping[int, Upcast] | None = None, **config: Any
+        cls, *, channel: str = "", version: int = 1, upcasts: Mapping[int, Upcast] | None = None, **unknown: Any
     ) -> None:
-        super().__init_subclass__(**config)
+        super().__init_subclass__()
+        _refuse_keywords(cls, unknown, "channel", "version", "upcasts")
         parent = cls.__contract__.channel
         if not (channel or parent) and cls.__name__ != "Refusal":
             raise DefinitionError(
@@ -153,9 +162,10 @@ class Command(Message):
         accepted: str | None = None,
         version: int = 1,
         upcasts: Mapping[int, Upcast] | None = None,
-        **config: Any,
+        **unknown: Any,
     ) -> None:
-        super().__init_subclass__(**config)
+        super().__init_subclass__()
+        _refuse_keywords(cls, unknown, "service", "answers", "http", "key", "accepted", "version", "upcasts")
         if not service:
             raise DefinitionError(
                 f'command {cls.__name__} names no service; write class {cls.__name__}(Command, service="...")'
@@ -195,9 +205,10 @@ class Query(Message):
     model_config = ConfigDict(extra="forbid")
 
     def __init_subclass__(
-        cls, *, service: str = "", answer: type[View] | None = None, http: str | None = None, **config: Any
+        cls, *, service: str = "", answer: type[View] | None = None, http: str | None = None, **unknown: Any
     ) -> None:
-        super().__init_subclass__(**config)
+        super().__init_subclass__()
+        _refuse_keywords(cls, unknown, "service", "answer", "http")
         if not service or answer is None:
             raise DefinitionError(
                 f"query {cls.__name__} needs its service and answer; write class {cls.__name__}(Query, "

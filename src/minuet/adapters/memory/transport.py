@@ -69,10 +69,11 @@ class MemoryTransport:
     async def start(self) -> None:
         """Nothing to do."""
 
-    async def declare(self, subscriptions: Sequence[Subscription]) -> None:
+    async def declare(self, subscriptions: Sequence[Subscription], *, only_new: bool = False) -> None:
         for subscription in subscriptions:
             group = self._broker.groups.setdefault(subscription.group, Group(subscription))
-            group.subscription = subscription
+            if not only_new:
+                group.subscription = subscription
 
     async def publish(self, messages: Sequence[Outgoing]) -> Sequence[Exception | None]:
         await asyncio.sleep(0)

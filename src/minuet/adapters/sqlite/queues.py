@@ -15,6 +15,7 @@ VERSION = "SELECT version FROM minuet_groups_version"
 GROUPS = "SELECT subscription FROM minuet_groups ORDER BY name"
 DECLARE = """INSERT INTO minuet_groups VALUES (?1, ?2)
     ON CONFLICT (name) DO UPDATE SET subscription = excluded.subscription WHERE subscription <> excluded.subscription"""
+DECLARE_NEW = "INSERT INTO minuet_groups VALUES (?1, ?2) ON CONFLICT (name) DO NOTHING"
 CHANGED = "UPDATE minuet_groups_version SET version = version + 1"
 
 KEEP = "INSERT INTO minuet_queue (name, channel, key, attributes, body) VALUES (?, ?, ?, ?, ?)"
@@ -69,10 +70,12 @@ class Queues:
         self._groups: Sequence[Subscription] = ()
         self._groups_version = 0
 
-    def declare(self, subscriptions: Sequence[Subscription]) -> None:
+    def declare(self, subscriptions: Sequence[Subscription], *, only_new: bool) -> None:
         changed = 0
         for subscription in subscriptions:
-            changed += self._execute(DECLARE, (subscription.group, subscription_to_text(subscription))).rowcount
+            changed += self._execute(
+                DECLARE_NEW if only_new else DECLARE, (subscription.group, subscription_to_text(subscription))
+            ).rowcount
         if changed:
             self._execute(CHANGED)
 

@@ -68,8 +68,8 @@ class SqliteTransport:
         self._queues.free_the_gone()
         return Rider()
 
-    async def declare(self, subscriptions: Sequence[Subscription]) -> None:
-        await self._database.submit(lambda: self._queues.declare(subscriptions))
+    async def declare(self, subscriptions: Sequence[Subscription], *, only_new: bool = False) -> None:
+        await self._database.submit(lambda: self._queues.declare(subscriptions, only_new=only_new))
 
     async def publish(self, messages: Sequence[Outgoing]) -> Sequence[Exception | None]:
         errors = [self._refuse(message) for message in messages]
