@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -22,6 +23,7 @@ from minuet.core.projection import Coordination
 
 FILE = Path("minuet.toml")
 PREFIX = "MINUET_"
+SHOWN_MAX = 60
 NOT_SETTINGS = ("MINUET_DEBUG",)
 """Variables that mean something to the command line only."""
 BY_NAME = ("coordination", "queries", "stores", "participants")
@@ -126,7 +128,9 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         assert isinstance(init_settings, InitSettingsSource)
-        return (InitSettingsSource(settings_cls, _merged(_environment().values, init_settings.init_kwargs)),)
+        given = init_settings.init_kwargs
+        # What is given is the strongest, and its spelling counts.
+        return (InitSettingsSource(settings_cls, _merged(given, _environment().values, given)),)
 
     @classmethod
     def load(cls, file: Path | None = None, **flags: Any) -> Settings:
@@ -157,8 +161,8 @@ def writable(data: Path) -> Path:
     """
     try:
         data.mkdir(parents=True, exist_ok=True)
-        if not os.access(data, os.W_OK | os.X_OK):
-            raise PermissionError(0, "it is read-only")
+        with TemporaryFile(dir=data):
+            pass
     except OSError as error:
         why = "it is not a folder" if isinstance(error, FileExistsError) else error.strerror
         raise ConfigurationError(f"cannot write in {data}: {why}; choose another folder with --data") from error
@@ -179,8 +183,9 @@ def _merged(*weakest_first: Mapping[str, Any]) -> dict[str, Any]:
         for given, value in values.items():
             name = known.get(given.casefold(), given)
             before = merged.get(name)
-            both = isinstance(before, Mapping) and isinstance(value, Mapping)
-            merged[name] = _merged(before, value) if both else value
+            if isinstance(before, Mapping) and isinstance(value, Mapping):
+                value = _merged(before, value)
+            merged[name] = value
     return merged
 
 
@@ -264,4 +269,5 @@ def _in_words(error: ErrorDetails, layers: Iterable[_Layer]) -> str:
 
 
 def _shown(value: Any) -> str:
-    return json.dumps(value, default=str, ensure_ascii=False)
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]}..."

@@ -13,7 +13,7 @@ from tests.acceptance.processes import APART, GONE, Shop, mixed, shipped_of, unt
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(240)]
 
-SEED = int(os.environ.get("MINUET_KILL_SEED") or random.SystemRandom().randrange(10**6))
+SEED = int(os.environ.get("KILL_SEED") or random.SystemRandom().randrange(10**6))
 KILLS = 16
 
 
@@ -87,7 +87,7 @@ async def test_each_process_is_killed_at_random_moments(
         await ordering
         await everything_fits(shop, customers.placed)
     except BaseException as error:
-        error.add_note(f"seed {SEED}: MINUET_KILL_SEED={SEED} does the same again; killed so far: {', '.join(story)}")
+        error.add_note(f"seed {SEED}: KILL_SEED={SEED} does the same again; killed so far: {', '.join(story)}")
         raise
     finally:
         ordering.cancel()
@@ -178,7 +178,7 @@ async def test_everything_in_one_process_is_killed_over_and_over(empty: Shop) ->
         await ordering
         await everything_fits(shop, customers.placed)
     except BaseException as error:
-        error.add_note(f"seed {SEED}: MINUET_KILL_SEED={SEED} does the same again")
+        error.add_note(f"seed {SEED}: KILL_SEED={SEED} does the same again")
         raise
     finally:
         ordering.cancel()

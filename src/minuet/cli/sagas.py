@@ -11,7 +11,7 @@ from minuet.cli.loading import AppOption, ConfigOption, DataOption, JsonOption, 
 from minuet.cli.tables import console, count, moment, print_json, status_text, table
 
 if TYPE_CHECKING:
-    from minuet.observer import Observer, SagaView
+    from minuet.observer import Attempt, Observer, SagaView
 
 app = typer.Typer(help="Where each saga is, what it waits for and what was said.", no_args_is_help=True)
 
@@ -142,8 +142,6 @@ def print_saga(view: SagaView, observer: Observer) -> None:
 def _attempts(view: SagaView) -> Any:
     from rich.text import Text
 
-    from minuet.runtime.participant import REACTION
-
     rows = table("Attempts")
     for heading in ("step", "command", "at", "state", "tried", "answer"):
         rows.add_column(heading, no_wrap=heading in ("state", "tried"))
@@ -152,6 +150,12 @@ def _attempts(view: SagaView) -> Any:
         if one.state == "due" and one.due_at > one.changed_at:
             answer += f" (again at {moment(one.due_at)})"
         tried = count(one.attempts, "time") if one.attempts else ""
-        command = f"reaction {one.command[len(REACTION) :]}" if one.command.startswith(REACTION) else one.command
-        rows.add_row(one.step, command, one.at, one.state, tried, Text(answer))
+        rows.add_row(one.step, _command(one), one.at, one.state, tried, Text(answer))
     return rows
+
+
+def _command(attempt: Attempt) -> str:
+    from minuet.runtime.participant import REACTION
+
+    name = attempt.command.removeprefix(REACTION)
+    return name if name == attempt.command else f"reaction {name}"

@@ -145,7 +145,9 @@ class Place:
             self.touched(entry)
         for entry in after.start:
             if entry.due_at > now:
-                self._timers.after(entry.due_at - now, entry.key, lambda entry=entry: self.begin(entry))  # type: ignore[misc]
+                # No longer than was meant when it was written down: the clock may have been put back since.
+                delay_s = min(entry.due_at - now, max(1.0, entry.due_at - entry.changed_at))
+                self._timers.after(delay_s, entry.key, lambda entry=entry: self.begin(entry))  # type: ignore[misc]
             else:
                 self.begin(entry)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from minuet import ConfigurationError
-from minuet.cli.loading import SHOP, load_app, remember_app, remembered_app
+from minuet.cli.loading import SHOP, find_saga, load_app, remember_app, remembered_app
 from tests.unit.cli import tiny
 
 
@@ -35,6 +35,10 @@ def test_a_wrong_name_is_told_with_what_is_wrong(name: str, why: str) -> None:
         ("import no_such_package", "No module named 'no_such_package'; is its package installed"),
         ("1 / 0", "importing broken_app failed: ZeroDivisionError: division by zero"),
         ("def", "importing broken_app failed: SyntaxError"),
+        (
+            "raise RuntimeError('asyncio.run() cannot be called from a running event loop')",
+            'put what runs the app under: if __name__ == "__main__":',
+        ),
     ],
 )
 def test_a_module_that_cannot_be_imported_is_told(
@@ -52,6 +56,17 @@ def test_the_data_remembers_its_app(tmp_path: Path) -> None:
     remember_app(tmp_path / "data", tiny.APP)
     assert remembered_app(tmp_path / "data") == tiny.APP
     assert [file.name for file in (tmp_path / "data").iterdir()] == ["app.json"]
+
+
+def test_data_that_cannot_be_written_is_told() -> None:
+    with pytest.raises(ConfigurationError, match=r"^cannot write in /proc/foo: No such file or directory; choose"):
+        remember_app(Path("/proc/foo"), tiny.APP)
+
+
+def test_a_saga_that_the_app_has_not_is_told() -> None:
+    assert find_saga(tiny.app, "Wishes").name == "Wishes"
+    with pytest.raises(ConfigurationError, match="has no saga 'Buying'; it has Wishes; name another app with --app"):
+        find_saga(tiny.app, "Buying")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '"x"', "{"])

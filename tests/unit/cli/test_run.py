@@ -37,3 +37,9 @@ def test_a_flag_changes_one_saga_and_leaves_the_others(tmp_path: Path) -> None:
     settings = load_settings(config, coordination={"Two": "choreography"}, host=None)
     assert settings.coordination == {"One": "orchestration", "Two": "choreography"}
     assert settings.port == 1234
+
+
+def test_the_help_says_where_it_listens(run: Minuet) -> None:
+    text = " ".join(run("run", "--help").stdout.replace("│", "").split())
+    assert "127.0.0.1 unless set" in text
+    assert "8000 unless set" in text

@@ -5,7 +5,11 @@ from typing import Any
 
 import pytest
 
-from tests.unit.cli.conftest import Minuet
+from minuet.cli.loading import remember_app
+from minuet.cli.sagas import _command
+from minuet.observer import Attempt
+from tests.unit.cli import tiny
+from tests.unit.cli.conftest import Minuet, perform
 
 
 def test_the_list_has_the_newest_first(as_json: Any, data: Path) -> None:
@@ -58,6 +62,44 @@ def test_one_saga_for_people(run: Minuet, data: Path) -> None:
     assert "Wishes w-3  needs operator" in text
     assert "waits for Thank of people: needs operator at people after 1 attempts" in text
     assert "●─────" in text
+
+
+@pytest.mark.parametrize("columns", [30, 60, 80, 100, 140])
+def test_the_list_never_cuts_an_id(run: Minuet, tmp_path: Path, columns: int) -> None:
+    ids = [f"{number}-{'0123456789' * 4}" for number in range(2)]
+    tiny.broken.add(ids[1])
+    try:
+        perform(tmp_path / "long", *((one, "a pony") for one in ids))
+    finally:
+        tiny.broken.clear()
+    text = run("sagas", "list", "--data", tmp_path / "long", "--app", tiny.APP, env={"COLUMNS": str(columns)}).stdout
+    lines = text.splitlines()
+    assert all(any(one in line.split() for line in lines) for one in ids)
+    assert "…" not in text
+    assert "waits for" in text
+
+
+def test_a_reaction_is_called_so() -> None:
+    attempt = Attempt(
+        step="grant", command="on/report", at="press", state="done", attempts=1, error="", answer="",
+        changed_at=0.0, due_at=0.0,
+    )  # fmt: skip
+    assert _command(attempt) == "reaction report"
+
+
+def test_the_folders_of_the_demo_are_hinted_at(run: Minuet, tmp_path: Path) -> None:
+    for way in ("choreography", "orchestration"):
+        remember_app(tmp_path / "keep" / way, tiny.APP)
+    result = run("sagas", "list", "--data", "keep")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "minuet: keep is what minuet demo kept; choose --data keep/choreography or keep/orchestration\n"
+    )
+
+
+def test_a_saga_of_another_app_is_told(run: Minuet, data: Path) -> None:
+    result = run("sagas", "show", "w-1", "--saga", "Buying", "--data", data)
+    assert result.stderr == "minuet: app tiny has no saga 'Buying'; it has Wishes; name another app with --app\n"
 
 
 def test_a_saga_that_nobody_knows(run: Minuet, data: Path) -> None:

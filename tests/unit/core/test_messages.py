@@ -220,3 +220,24 @@ def test_an_upcast_must_start_from_an_older_version(number: int) -> None:
 
         class Odd(Event, channel="orders", version=2, upcasts={number: dict}):
             pass
+
+
+@pytest.mark.parametrize(
+    ("base", "keywords", "known"),
+    [
+        (Event, {}, "channel, version, upcasts"),
+        (Refusal, {}, "channel, version, upcasts"),
+        (Command, {"service": "x"}, "service, answers, http, key, accepted, version, upcasts"),
+        (Query, {"service": "x"}, "service, answer, http"),
+    ],
+)
+def test_a_class_keyword_that_means_nothing_is_refused(base: type, keywords: dict[str, str], known: str) -> None:
+    with pytest.raises(DefinitionError, match=f"^Paid: there is no class keyword 'chanel'; there are {known}$"):
+        type(base)("Paid", (base,), {"__module__": __name__}, chanel="payments", **keywords)
+
+
+def test_a_class_keyword_of_pydantic_is_taken() -> None:
+    class Exact(Event, channel="exact", str_strip_whitespace=True):
+        text: str
+
+    assert Exact(text=" a ").text == "a"

@@ -143,6 +143,7 @@ class SqliteDatabase:
         self._version = 0
         self._look_s = LOOK_S_MIN
         self._look_for_gone_at = 0.0
+        self._heard_at = 0.0
         self._looking: asyncio.TimerHandle | None = None
 
     # -- opening and closing -------------------------------------------------------------------------------------------
@@ -307,6 +308,9 @@ class SqliteDatabase:
         self._go_on()
 
     def _go_on(self) -> None:
+        if self.is_open and self._loop.time() >= self._heard_at + LOOK_S_MIN:
+            # Under load the connection is hardly ever free when the timer looks.
+            self._hear_of_others()
         if self._waiting:
             self._gather(urgently=True)
         elif self._idle is not None and not self._idle.done():
@@ -328,18 +332,23 @@ class SqliteDatabase:
 
     def _look(self) -> None:
         """Tell the owner if another connection has committed, or another instance is gone."""
-        disturbed = lost = False
+        lost = False
+        self._look_s = min(self._look_s * 1.1, LOOK_S_MAX)
         if not self._is_busy:
-            with contextlib.suppress(sqlite3.Error, OSError):
-                before, self._version = self._version, self._transaction.data_version()
-                disturbed = before != self._version
+            self._hear_of_others()
         if self._loop.time() >= self._look_for_gone_at:
             self._look_for_gone_at = self._loop.time() + LOOK_FOR_GONE_S
             with contextlib.suppress(OSError):
                 lost = self.instances.lost_one()
-        self._look_s = LOOK_S_MIN if disturbed else min(self._look_s * 1.1, LOOK_S_MAX)
         self._look_again()
-        if disturbed:
-            self._disturbed()
         if lost:
             self._bereft()
+
+    def _hear_of_others(self) -> None:
+        self._heard_at = self._loop.time()
+        before = self._version
+        with contextlib.suppress(sqlite3.Error, OSError):
+            self._version = self._transaction.data_version()
+        if before != self._version:
+            self._look_s = LOOK_S_MIN
+            self._loop.call_soon(self._disturbed)

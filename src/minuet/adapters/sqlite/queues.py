@@ -32,6 +32,7 @@ CLAIM = """UPDATE minuet_queue SET owner = ?1, deliveries = deliveries + 1 WHERE
 NEXT_DUE = "SELECT min(due_at) FROM minuet_queue WHERE name = ? AND due_at > 0 AND due_at > ? AND owner IS NULL"
 DONE = "DELETE FROM minuet_queue WHERE position = ? AND owner = ?"
 AGAIN = "UPDATE minuet_queue SET owner = NULL, due_at = ? WHERE position = ? AND owner = ?"
+END_DELAYS = "UPDATE minuet_queue SET due_at = 0 WHERE due_at > 0 AND due_at > ?"
 OWNERS = "SELECT min(owner) FROM minuet_queue WHERE owner IS NOT NULL AND owner > ?"
 ANY_FREE = "SELECT 1 FROM minuet_queue WHERE name = ? AND owner IS NULL LIMIT 1"
 FREE = "UPDATE minuet_queue SET owner = NULL WHERE owner IS NOT NULL AND owner = ?"
@@ -121,6 +122,10 @@ class Queues:
             self._cursor.executemany(AGAIN, again)
         groups = {delivery.token.group for delivery, _ in settled}
         return frozenset(group for group in groups if self._execute(ANY_FREE, (group,)).fetchall())
+
+    def end_delays(self, *, later_than: float = 0.0) -> None:
+        """What was to be delivered after this time is due now."""
+        self._execute(END_DELAYS, (later_than,))
 
     def free_mine(self) -> None:
         self._execute(FREE, (self._instance,))

@@ -19,6 +19,10 @@ from minuet.codec import attributes_to_text
 from minuet.core.errors import MessageError
 from minuet.ports import Again, Clock, Delivery, Features, Ids, Outgoing, Settlement, Subscription
 
+JUMP_S = 1.0
+# Whoever opens the file cannot know whether the clock was put back before, so longer delays end then.
+DELAY_S_MAX = 60.0
+
 
 class SqliteTransport:
     """An opening of a broker's file. Its receivers, and those of other openings, compete.
@@ -44,6 +48,7 @@ class SqliteTransport:
     ) -> None:
         self._clock = clock
         self._instance = ids.new()
+        self._ahead = float("-inf")  # how far the clock is ahead of the event loop's, which nobody puts back
         self._database = SqliteDatabase(
             Path(path),
             instance=self._instance,
@@ -66,6 +71,7 @@ class SqliteTransport:
         install(connection, "broker.sql")
         self._queues = Queues(connection.own_cursor(), self._instance, self._database.instances.gone)
         self._queues.free_the_gone()
+        self._queues.end_delays(later_than=self._clock.now() + DELAY_S_MAX)
         return Rider()
 
     async def declare(self, subscriptions: Sequence[Subscription], *, only_new: bool = False) -> None:
@@ -107,12 +113,21 @@ class SqliteTransport:
                     alarm.cancel()
 
     async def _claim(self, group: str, limit: int) -> tuple[Sequence[Delivery], float | None]:
-        claiming = self._database.submit(lambda: self._queues.claim(group, limit, self._clock.now()))
+        claiming = self._database.submit(lambda: self._queues.claim(group, limit, self._now()))
         try:
             return await asyncio.shield(claiming)
         except asyncio.CancelledError:  # whom it was for is gone, but it will be claimed
             claiming.add_done_callback(self._give_back)
             raise
+
+    def _now(self) -> float:
+        """What the clock says. If it was put back, what is delayed would be so for too long: then it is due at once."""
+        now = self._clock.now()
+        ahead = now - asyncio.get_running_loop().time()
+        if ahead < self._ahead - JUMP_S:
+            self._queues.end_delays()
+        self._ahead = ahead
+        return now
 
     def _give_back(self, claimed: asyncio.Future[tuple[Sequence[Delivery], float | None]]) -> None:
         if not claimed.cancelled() and not claimed.exception() and claimed.result()[0] and self._database.is_open:
