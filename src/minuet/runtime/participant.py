@@ -167,8 +167,11 @@ class Participant:
 
     # -- commands handed in by somebody who waits for the answer -------------------------------------------------------
 
-    def accept(self, tx: Tx, envelope: Envelope, key: str) -> tuple[Entry, After]:
+    def accept(self, tx: Tx, envelope: Envelope, key: str, *, apart: bool = False) -> tuple[Entry, After]:
         """The entry of this command, new or known; done already if its handler is a ``def``.
+
+        Args:
+            apart: as for `take_in`.
 
         Raises:
             Conflict: the key was used with another body.
@@ -177,13 +180,16 @@ class Participant:
         """
         if envelope.type not in self.handlers:
             raise Rejected(f"{self.place} handles no {envelope.type}")
+        if envelope.saga is None and envelope.expires is not None and self.clock.now() > envelope.expires:
+            # A stranger's haste must not become the answer to whoever else means the same piece of business.
+            raise Rejected(f"{envelope.type} expired before it came; nothing was done")
         command = self.codec.decode(envelope)
         assert isinstance(command, Command)
         body = self.codec.encode(command, time=envelope.time)
         digest = digest_of(body)
         asked = f"ask/{envelope.type}/{key}" if key else ""
         main = business_key(command) or (step_key(envelope.saga) if envelope.saga else asked or f"once/{envelope.id}")
-        after = After()
+        after = After(depth=DEPTH_MAX if apart else 0)
         alias = asked if asked and envelope.saga is None and asked != main else ""
         if alias:
             known = tx.inbox.find(alias)

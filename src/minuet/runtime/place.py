@@ -16,7 +16,7 @@ from typing import Any
 from minuet.app import Handler
 from minuet.codec import Codec
 from minuet.core.envelope import Envelope
-from minuet.core.errors import NotFound, NotYet, Rejected
+from minuet.core.errors import MinuetError, NotFound, NotYet, Rejected
 from minuet.core.messages import Event, Query, View, name_of
 from minuet.ports import Clock, Delivery, Entry, EntryState, Store, Tx
 from minuet.runtime.gather import Gatherer
@@ -81,11 +81,12 @@ class Place:
         """See `minuet.runtime.desk.Desk.ask`."""
         if self._is_draining:
             raise NotYet(f"{self.name} is being stopped; ask again with the same key", retry_after_s=0.5)
-        entry, after = await self.store.transact(lambda tx: self.participant.accept(tx, command, key))
+        entry, after = await self._accept(command, key)
         if entry.state is EntryState.DONE:
             self.follow_up(after)
             return _answer(entry)
         if entry.state is EntryState.PARKED:
+            self.follow_up(after)
             raise NotYet(not_yet(entry), retry_after_s=PARKED_S)
         with self._waiters.waiting(entry.key, patient=wait_s > 0) as decided:
             self.follow_up(after)
@@ -96,6 +97,21 @@ class Place:
                     return _answer(await decided)
             except TimeoutError:
                 raise NotYet(not_yet(entry), retry_after_s=ELSEWHERE_S) from None
+
+    async def _accept(self, command: Envelope, key: str) -> tuple[Entry, After]:
+        try:
+            return await self.store.transact(lambda tx: self.participant.accept(tx, command, key))
+        except MinuetError:
+            raise
+        except Exception as error:  # as in `take_in`
+            log.warning("%s: cannot accept %s at once: %r", self.name, command.type, error)
+            try:
+                return await self.store.transact(lambda tx: self.participant.accept(tx, command, key, apart=True))
+            except MinuetError:
+                raise
+            except Exception as problem:
+                log.warning("%s: cannot keep what it is asked: %s", self.name, problem)
+                raise NotYet(f"{self.name} cannot keep anything now; ask again with the same key") from problem
 
     async def read(self, query: Query) -> View:
         """See `minuet.runtime.desk.Desk.read`."""
@@ -154,15 +170,17 @@ class Place:
     def _report(self, entry: Entry, error: Exception) -> None:
         """Failures are handled, but nobody mends what nobody hears of."""
         what = (self.name, entry.key, entry.attempts)
+        # Where it comes from matters for a mistake; what somebody said on purpose speaks for itself.
+        trace = None if isinstance(error, MinuetError) else error
         if entry.state is EntryState.PARKED:
             show = f"minuet parked show {self.name}:{entry.key}"
-            log.error("%s: %s needs an operator after %d attempts (%s)", *what, show, exc_info=error)
+            log.error("%s: %s needs an operator after %d attempts (%s): %s", *what, show, entry.error, exc_info=trace)
         elif entry.state is EntryState.DONE:
-            log.error("%s: %s is refused after %d attempts", *what, exc_info=error)
+            log.error("%s: %s is refused after %d attempts: %s", *what, entry.error, exc_info=trace)
         elif isinstance(error, NotYet):
             log.info("%s: %s, after %d attempts: %s", *what, error)
         else:
-            log.warning("%s: %s, attempt %d failed and is made again", *what, exc_info=error)
+            log.warning("%s: %s, attempt %d failed and is made again: %s", *what, entry.error, exc_info=trace)
 
     def begin(self, entry: Entry) -> None:
         """Work on a due entry that this instance owns, unless it is being worked on, or this place is draining."""

@@ -150,10 +150,11 @@ class Relay:
     async def _forget_at_last(self, positions: list[int]) -> None:
         for failures in itertools.count(1):
             try:
-                return await self.store.transact(lambda tx: tx.outbox.remove(positions), lazily=True)
+                await self.store.transact(lambda tx: tx.outbox.remove(positions), lazily=True)
+                break
             except Exception as error:
                 if not self._is_running:
-                    return
+                    break
                 log.warning("cannot take %d published messages out of the outbox yet: %r", len(positions), error)
             await asyncio.sleep(BACKOFF.delay_s(failures, self.ids.chance()))
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import time
 
 import pytest
 from hypothesis import example, given
@@ -76,3 +77,11 @@ def test_strict_json_reads_what_is_json_and_raises_nothing_else(value: object, n
 def test_no_preference_confuses(text: str) -> None:
     found = wait_s_of(text)
     assert found is None or found >= 0
+
+
+def test_a_name_that_stands_twice_among_many_is_found_in_time() -> None:
+    names = ",".join(f'"{number:05d}":1' for number in range(90_000))
+    begun = time.perf_counter()
+    with pytest.raises(ValueError, match="'89999' stands twice"):
+        strict_json(f'{{{names},"89999":1}}'.encode())
+    assert time.perf_counter() - begun < 5  # it was minutes, with the event loop standing still

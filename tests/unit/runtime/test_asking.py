@@ -318,7 +318,7 @@ async def test_a_store_that_cannot_commit_tells_the_asker_and_keeps_nothing() ->
             raise Broken("disk full")
 
         process.store("orders").before = fail
-        with pytest.raises(Broken):
+        with pytest.raises(NotYet, match="cannot keep"):
             await process.send(PlaceOrder(order_id="o1"))
         assert not world.entries("orders")
         process.store("orders").before = lambda number: None

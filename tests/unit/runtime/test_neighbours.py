@@ -14,14 +14,14 @@ from sqlalchemy import orm
 from minuet.app import App, Service
 from minuet.bootstrap import running
 from minuet.core.coordinator import Status
+from minuet.core.errors import NotYet
 from minuet.core.messages import Command, Event
 from minuet.core.retry import RetryPolicy
-from minuet.ports import Delivery, EntryState, Outgoing, Settlement, Tx
+from minuet.ports import Delivery, EntryState, Settlement, Tx
 from minuet.settings import Settings
-from tests.unit.runtime.shop import SAGA, Plan, PlaceOrder, make_shop
+from tests.unit.runtime.shop import SAGA, PlaceOrder, Plan, make_shop
 from tests.unit.runtime.virtual_loop import in_virtual_time
 from tests.unit.runtime.world import Broken, World
-
 
 ALL = 40
 BAD = 17
@@ -145,12 +145,33 @@ async def test_a_handler_that_breaks_the_transaction_breaks_its_own_attempt_only
         assert db.execute("SELECT count(*) FROM children").fetchall() == [(0,)]
 
 
+@pytest.mark.parametrize(("breaker", "handle"), BREAKERS)
+async def test_a_command_that_breaks_the_transaction_is_an_attempt_that_failed(
+    tmp_path: Path, breaker: Any, handle: type[Any]
+) -> None:
+    service = Service("source", schema=SCHEMA)
+
+    def emit(command: Emit, db: Any) -> Tick:
+        if command.n == BAD:
+            breaker(db)
+        return Tick(n=command.n)
+
+    emit.__annotations__ = {"command": Emit, "db": handle, "return": Tick}
+    service.handles(Emit, retry=RETRY)(emit)
+    async with running(App("asked", services=[service]), Settings(data=tmp_path)) as system:
+        sent = [system.send(Emit(n=n), key=f"k{n}", wait_s=5) for n in range(ALL)]
+        ends = await asyncio.gather(*sent, return_exceptions=True)
+    assert [one.n for one in ends if isinstance(one, Tick)] == [n for n in range(ALL) if n != BAD]
+    assert isinstance(ends[BAD], NotYet)
+    assert "waits for an operator" in str(ends[BAD])
+
+
 @in_virtual_time
 @pytest.mark.parametrize("how", ["choreography", "orchestration"])
 async def test_a_command_whose_building_cannot_be_kept_is_built_again(how: str) -> None:
     plan, world = Plan(), World()
     async with world.running(make_shop(plan), coordination={SAGA: how}) as process:
-        left = {name: 3 for name in process.system.places}
+        left = dict.fromkeys(process.system.places, 3)
 
         def failing(name: str) -> Any:
             def fail(number: int) -> None:
