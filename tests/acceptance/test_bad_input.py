@@ -22,7 +22,7 @@ from tests.acceptance.processes import MINUET, SEED_ITEMS, Answer, Shop, until
 pytestmark = [pytest.mark.acceptance, pytest.mark.asyncio(loop_scope="module")]
 
 INSIDE = re.compile(
-    r"Traceback|\.py\b|sqlite3|sqlalchemy|pydantic|site-packages|/work/|/tmp/|line \d+ in ", re.IGNORECASE
+    r"Traceback|\.py\b|sqlite3|sqlalchemy|pydantic|site-packages|/src/|/tmp/|line \d+ in ", re.IGNORECASE
 )
 GOOD = {"customerId": "CUST987", "items": SEED_ITEMS}
 DEEP = b'{"customerId":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
