@@ -378,9 +378,7 @@ class Participant:
             if self.publishes:
                 tx.outbox.add(channel_of(event), envelope)
                 self.reactor.remember_begun(tx, envelope)
-            if envelope.saga is not None and envelope.saga.step not in (COMPLETED, COMPENSATED):
-                for due in self.reactor.learn(tx, envelope, event):
-                    self._begin(tx, due, after)
+            self._learn(tx, envelope, event, after)
 
     def envelopes_for(self, outcome: Sequence[Event], entry: Entry) -> list[Envelope]:
         return [self.envelope_for(event, entry, number) for number, event in enumerate(outcome)]
