@@ -249,10 +249,22 @@ class Store(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
-    """How a transport differs from others. Declared, never hidden."""
+    """How a transport differs from others. Declared, never hidden.
+
+    Attributes:
+        ordered_per_key: what one member of a group gets of a key comes in the order in which it was published.
+        ordered_across_members: the same holds when several members share a group.
+        shares_lanes: members share lanes (partitions), not single messages: at most as many members get something as
+            there are lanes, and when members come and go some messages come twice.
+        counts_deliveries: `Delivery.deliveries` counts those to other members and to earlier connections too.
+        body_bytes_max: of one message.
+        survives_restart: what was confirmed is there after the broker was killed and started again.
+    """
 
     ordered_per_key: bool = True
-    delay_s_max: float = float("inf")
+    ordered_across_members: bool = True
+    shares_lanes: bool = False
+    counts_deliveries: bool = True
     body_bytes_max: int = 1024 * 1024
     survives_restart: bool = True
 
