@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from minuet.app import App, Deployment, IdempotencyKey, NewId, Now, ReadModel, Service, read_model
+from minuet.app import App, Database, Deployment, IdempotencyKey, NewId, Now, ReadModel, Service, read_model
 from minuet.core.coordinator import Status
 from minuet.core.errors import (
     ConfigurationError,
@@ -34,6 +34,7 @@ __all__ = [
     "ConfigurationError",
     "Conflict",
     "Coordination",
+    "Database",
     "DefinitionError",
     "Deployment",
     "Event",

@@ -52,6 +52,33 @@ class Deployment(Protocol):
         """
 
 
+class Row(Protocol):
+    """A row of a result; ``dict(row)`` makes a dict of it."""
+
+    def __getitem__(self, column: str, /) -> Any: ...
+    def keys(self) -> Iterable[str]: ...
+
+
+class Database(Protocol):
+    """The service's own database, within the handler's transaction: the same SQL text on SQLite and on Postgres.
+
+    Values are named in the statement with a colon, and given by name: they are never put into the text.
+
+        db.execute("UPDATE stock SET reserved = reserved + :pieces WHERE item = :item", item=item, pieces=2)
+
+    It is the thinnest way to the database. A handler may as well ask for the driver's own connection, or SQLAlchemy's.
+    """
+
+    def execute(self, statement: str, /, **values: Any) -> int:
+        """Run a statement; how many rows it changed."""
+
+    def one(self, statement: str, /, **values: Any) -> Row | None:
+        """The first row of the result, or None if there is none."""
+
+    def all(self, statement: str, /, **values: Any) -> Sequence[Row]:
+        """Every row of the result."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Handler:
     """A function of a service with what it handles and what it asks for. Call it as the function it is."""

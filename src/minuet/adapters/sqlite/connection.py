@@ -109,6 +109,10 @@ class Connection(sqlite3.Connection):
     def own_cursor(self) -> sqlite3.Cursor:
         return super().cursor()
 
+    def lasting_cursor(self, kind: type[HandlersCursor]) -> HandlersCursor:
+        """A handlers' cursor that `close_cursors` leaves open: its user reads every result to the end."""
+        return super().cursor(kind)
+
     def explain(self, error: BaseException) -> BaseException:
         """SQLite only says "not authorized"."""
         if not self.refused:

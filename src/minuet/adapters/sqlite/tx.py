@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from minuet.adapters.sqlite import tables
 from minuet.adapters.sqlite.connection import Connection
+from minuet.adapters.sqlite.handle import SqliteHandle
 from minuet.adapters.sqlite.transaction import KEEP, RELEASE, UNDO, NeedsCare, Rider, TransactionGone
+from minuet.app import Database
 from minuet.core.errors import ConfigurationError
 from minuet.ports import Inbox, KnownMessages, Outbox, Outgoing, Parked, ReadModels, Records
 
 if TYPE_CHECKING:
-    from minuet.adapters.sqlite.handles import SqlAlchemyHandles
+    from minuet.adapters.sqlite.with_sqlalchemy import SqlAlchemyHandles
 
 
 class Savepoint:
@@ -87,8 +89,11 @@ class SqliteTx(Rider):
         self._marks: list[tuple[int, int]] = []
         self._handed_out = False
         self._sqlalchemy: SqlAlchemyHandles | None = None
+        self._database = SqliteHandle(connection)
 
     def handle(self, wanted: type[Any]) -> Any:
+        if wanted is Database:  # it leaves nothing open
+            return self._database
         self._handed_out = True
         if wanted is sqlite3.Connection:
             return self._connection
@@ -96,7 +101,7 @@ class SqliteTx(Rider):
             found = self.sqlalchemy().handle(wanted)
             if found is not None:
                 return found
-        offered = "sqlite3.Connection" + (
+        offered = "minuet.Database, sqlite3.Connection" + (
             ", sqlalchemy.Connection or sqlalchemy.orm.Session" if find_spec("sqlalchemy") else ""
         )
         raise ConfigurationError(
@@ -105,7 +110,7 @@ class SqliteTx(Rider):
 
     def sqlalchemy(self) -> SqlAlchemyHandles:
         if self._sqlalchemy is None:
-            from minuet.adapters.sqlite.handles import SqlAlchemyHandles
+            from minuet.adapters.sqlite.with_sqlalchemy import SqlAlchemyHandles
 
             self._sqlalchemy = SqlAlchemyHandles(self._connection)
         return self._sqlalchemy
