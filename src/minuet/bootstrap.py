@@ -19,6 +19,7 @@ from minuet.core.envelope import Envelope
 from minuet.core.errors import ConfigurationError, MessageError
 from minuet.core.messages import Command, Event, Query, View, name_of
 from minuet.core.projection import Coordination
+from minuet.core.saga import COMPENSATED, COMPLETED
 from minuet.observer import Observer
 from minuet.ports import Clock, Entry, Ids, Outgoing, Store, Transport
 from minuet.runtime.directory import Directory, Elsewhere
@@ -56,7 +57,7 @@ class System:
         self.transports: dict[str, Transport] = {}
         self.deployment = LocalDeployment(self)
         self.observer = Observer(app, self.codec, self.stores)
-        self._ending: dict[tuple[str, str], asyncio.Future[None]] = {}
+        self._ending: dict[tuple[str, str], asyncio.Future[Status | None]] = {}
 
     async def send(self, command: Command, *, key: str = "", wait_s: float = 30.0) -> Event:
         """Hand a command to its service and return its answer, a refusal too.
@@ -107,10 +108,11 @@ class System:
             # The future first: what ends the saga while its status is read must not be missed.
             ending = self._ending.setdefault((saga, saga_id), asyncio.get_running_loop().create_future())
             status = await self.observer.end_of(saga, saga_id)
+            if status is None:
+                status = await asyncio.shield(ending)
             if status is not None:
                 self._ending.pop((saga, saga_id), None)
                 return status
-            await asyncio.shield(ending)
 
     def touched(self, entry: Entry) -> None:
         """Told of each entry that was decided, or failed, here."""
@@ -119,7 +121,8 @@ class System:
             return
         definition = self.app.saga(ref.name, ref.definition)
         if definition is None or is_last(definition, ref.step):
-            self._ending.pop((ref.name, ref.id)).set_result(None)
+            is_end = ref.step in (COMPLETED, COMPENSATED) and entry.answer is not None
+            self._ending.pop((ref.name, ref.id)).set_result(Status(ref.step) if is_end else None)
 
     async def drained(self) -> None:
         """Until nothing committed waits to be published."""

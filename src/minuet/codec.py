@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -131,8 +131,8 @@ class Codec:
             MessageError: no type to be found, or an attribute that cannot be read.
         """
         try:
-            if isinstance(attributes, Attributes) and attributes.keys() >= REQUIRED:
-                envelope = envelope_from(attributes, body)
+            if isinstance(attributes, Attributes) and attributes.read.keys() >= REQUIRED:
+                envelope = envelope_from(attributes.read, body)
                 object.__setattr__(envelope, "text", attributes.text)
                 return envelope
             kind = attributes.get("type") or self._type_from(body, channel)
@@ -164,6 +164,7 @@ def _fits(event: type[Event], body: bytes) -> bool:
     return True
 
 
+@functools.lru_cache(maxsize=1024)
 def timestamp(time: float) -> str:
     """RFC 3339 in UTC with microseconds."""
     microseconds = round(time * 1_000_000)
@@ -223,14 +224,32 @@ def remember(envelope: Envelope, message: Message) -> Envelope:
     return envelope
 
 
-class Attributes(dict[str, str]):
-    """Attributes as a transport delivered them, with the text that they were read from."""
+class Attributes(Mapping[str, str]):
+    """Attributes as a JSON object, read when somebody looks."""
 
-    __slots__ = ("text",)
+    __slots__ = ("_read", "text")
 
     def __init__(self, text: str) -> None:
-        super().__init__(from_json(text))
         self.text = text
+        self._read: dict[str, str] | None = None
+
+    @property
+    def read(self) -> dict[str, str]:
+        if self._read is None:
+            self._read = from_json(self.text)
+        return self._read
+
+    def __getitem__(self, name: str) -> str:
+        return self.read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.read)
+
+    def __len__(self) -> int:
+        return len(self.read)
+
+    def __repr__(self) -> str:
+        return f"Attributes({self.text!r})"
 
 
 def attributes_to_text(envelope: Envelope) -> str:

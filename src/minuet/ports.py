@@ -70,6 +70,22 @@ class Entry:
     error: str = ""
     changed_at: float = 0.0
 
+    def copy(self) -> Entry:
+        return Entry(
+            key=self.key,
+            handler=self.handler,
+            envelope=self.envelope,
+            digest=self.digest,
+            state=self.state,
+            attempts=self.attempts,
+            due_at=self.due_at,
+            owner=self.owner,
+            waits_for=self.waits_for,
+            answer=self.answer,
+            error=self.error,
+            changed_at=self.changed_at,
+        )
+
 
 class Inbox(Protocol):
     """What this service was asked to do, each thing once."""
@@ -297,13 +313,18 @@ class Subscription:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A message as it came from the transport. ``token`` is the transport's own."""
+    """A message as it came from the transport. ``token`` is the transport's own.
+
+    Attributes:
+        envelope: what the attributes and the body say, if the transport has it at hand; it saves the reading.
+    """
 
     channel: str
     attributes: Mapping[str, str]
     body: bytes
     deliveries: int
     token: Any
+    envelope: Envelope | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from minuet.core.messages import Message
 from minuet.core.projection import Coordination
@@ -63,8 +63,19 @@ class Envelope:
     #: The body as a typed message, once somebody has read it: several look at it, and it is immutable.
     message: Message | None = field(default=None, init=False, repr=False, compare=False)
 
+    def unread(self) -> Envelope:
+        """The same, as if it had just come over the wire: who receives it reads its body himself."""
+        received = object.__new__(Envelope)
+        for name in _SENT:
+            object.__setattr__(received, name, getattr(self, name))
+        object.__setattr__(received, "message", None)
+        return received
+
     @property
     def coordinations(self) -> frozenset[Coordination]:
         """How the sagas that this message belongs to are coordinated. Empty for a stranger's message."""
         refs = (self.saga, *self.begins) if self.saga else self.begins
         return frozenset(ref.coordination for ref in refs)
+
+
+_SENT = tuple(one.name for one in fields(Envelope) if one.name != "message")

@@ -128,8 +128,9 @@ class Participant:
 
     def _understood(self, delivery: Delivery) -> tuple[Envelope, Message]:
         try:
-            now = self.clock.now()
-            envelope = self.codec.envelope_of(delivery.attributes, delivery.body, channel=delivery.channel, now=now)
+            envelope = delivery.envelope or self.codec.envelope_of(
+                delivery.attributes, delivery.body, channel=delivery.channel, now=self.clock.now()
+            )
             return envelope, self.codec.decode(envelope)
         except MessageError:
             raise
@@ -200,11 +201,11 @@ class Participant:
             entry = Entry(
                 key=main,
                 handler=envelope.type,
-                envelope=remember(replace(envelope, body=body), command),
+                envelope=remember(envelope if envelope.body == body else replace(envelope, body=body), command),
                 digest=digest,
                 changed_at=self.clock.now(),
             )
-            self._begin(tx, entry, after)
+            self._start(tx, entry, after)
         elif entry.digest != digest if main == asked else not self._is_same(entry, command):
             raise Conflict(f"{main} was asked before with other content; nothing was done")
         elif entry.state is EntryState.DONE and envelope.saga is not None:
@@ -252,8 +253,11 @@ class Participant:
             assert entry.envelope.saga is not None
             entry = replace(entry, key=step_key(entry.envelope.saga), envelope=replace(entry.envelope, body=b""))
             known = tx.inbox.find(entry.key)
-        if known is not None:
-            return
+        if known is None:
+            self._start(tx, entry, after)
+
+    def _start(self, tx: Tx, entry: Entry, after: After) -> None:
+        """Begin what is not in the inbox yet."""
         handler = self.handlers.get(entry.handler)
         if handler is None:
             raise MessageError(f"{self.place} has no handler for {entry.handler}")

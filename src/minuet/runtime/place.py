@@ -245,7 +245,7 @@ class Place:
         def run(tx: Tx) -> After:
             after = After()
             # A copy: if the commit fails, the entry must be as it was.
-            work(tx, replace(entry), after)
+            work(tx, entry.copy(), after)
             return after
 
         return await self.store.transact(run)
@@ -254,7 +254,9 @@ class Place:
         if isinstance(performed, Envelope):
             event = self.codec.decode(performed)
             assert isinstance(event, Event)
-            self.participant.record(tx, entry, (event,), [replace(performed, saga=entry.envelope.saga)], after)
+            saga = entry.envelope.saga
+            answer = performed if performed.saga == saga else replace(performed, saga=saga)
+            self.participant.record(tx, entry, (event,), [answer], after)
         else:
             self.participant.finish(tx, entry, tuple(performed), after)
 

@@ -74,15 +74,16 @@ class Broker(Protocol):
     """A connection to one broker (or cluster).
 
     All methods but `connect` and `disconnect` raise `Disconnected` when the connection is lost or the broker does not
-    answer in time; then `BrokerTransport` calls `disconnect` and, after a while, `connect`, and asks again. None is
-    called concurrently with itself for the same group; `send` is never called concurrently with itself.
+    answer in time, with a text that names the server without its password; then `BrokerTransport` calls `disconnect`
+    and, after a while, `connect`, and asks again. None is called concurrently with itself for the same group; `send` is
+    never called concurrently with itself.
 
     Attributes:
         features: how it differs from others.
         hold_s: what was fetched and is not acknowledged goes to another member after so many seconds, unless `keep` is
             called in time. None: not while this connection lives.
-        revoked: set by the owner before `connect`. To be called on the event loop with a group and a lane when that lane
-            is another member's from now on.
+        revoked: set by the owner before `connect`. To be called on the event loop with a group and a lane when that
+            lane is another member's from now on. What `fetch` returns after that must not be of that lane.
     """
 
     features: Features
@@ -102,14 +103,18 @@ class Broker(Protocol):
     async def declare(self, queues: Sequence[Queue], destinations: Sequence[str], *, only_new: bool) -> None:
         """Make the destinations and the groups' queues exist. See `minuet.ports.Transport.declare`.
 
-        A new group gets what is published from now on, not what is there already.
+        A new group gets what is published from now on, not what is there already. Remember what a group's destinations
+        are, if `fetch` has to know; also over a reconnect, after which this is called again with ``only_new``.
 
         Args:
             destinations: every destination that anybody may publish to here.
         """
 
     async def check(self, queues: Sequence[Queue], destinations: Sequence[str]) -> Sequence[str]:
-        """What is missing or different of what `declare` would make, each in a sentence; changes nothing."""
+        """What is missing or different of what `declare` would make, each in a sentence; changes nothing there.
+
+        Where the topology is not ours to make, this is called instead of `declare`: remember the groups here, too.
+        """
 
     async def send(self, messages: Sequence[Sending]) -> Sequence[Exception | None]:
         """Send; for each message None once the broker has confirmed that it is safely kept, or why it is not.

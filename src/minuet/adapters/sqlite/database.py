@@ -170,6 +170,7 @@ class SqliteDatabase:
                     self._prepare(prepare)
                     self._log = WriteAheadLog(self.path, self._frames_max)
                     self.instances.join()
+                    self.instances.lost_one()
                     self._version = self._transaction.data_version()
                 except BaseException:
                     self._connection.really_close()

@@ -95,6 +95,11 @@ class Instances:
         finally:
             os.close(file)
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether nobody else was there when we last looked."""
+        return not self._others
+
     def lost_one(self) -> bool:
         """Whether somebody is gone who was there at the last call."""
         names = [name for name in os.listdir(self._folder) if not name.startswith(".")]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from minuet.adapters.sqlite.transaction import Rider
 from minuet.codec import Attributes
 from minuet.core.projection import Coordination
 from minuet.ports import Delivery, Done, Outgoing, Settlement, Subscription
@@ -18,7 +19,11 @@ DECLARE = """INSERT INTO minuet_groups VALUES (?1, ?2)
 DECLARE_NEW = "INSERT INTO minuet_groups VALUES (?1, ?2) ON CONFLICT (name) DO NOTHING"
 CHANGED = "UPDATE minuet_groups_version SET version = version + 1"
 
-KEEP = "INSERT INTO minuet_queue (name, channel, key, attributes, body) VALUES (?, ?, ?, ?, ?)"
+KEEP = "INSERT INTO minuet_queue (name, channel, key, attributes, body, owner, deliveries) VALUES (?, ?, ?, ?, ?, ?, ?)"
+LAST = "SELECT last_insert_rowid()"
+# Written as the conditions of the index, so that it is used.
+IS_HELD = """SELECT 1 FROM minuet_queue
+    WHERE (owner IS NOT NULL OR due_at > 0) AND name = ? AND key = ? LIMIT 1"""
 # Nothing may be given out behind a message of its key that is in someone's hands or delayed. What comes earlier and is
 # free and due is in this batch itself, in its order. The first OR is the condition of an index, which is used for it.
 # The plus hides the time from the planner: it would otherwise plan anew for each time.
@@ -61,16 +66,66 @@ class Token(NamedTuple):
     group: str
 
 
-class Queues:
-    """Used on the database's thread only."""
+class Kept(NamedTuple):
+    """A message on its way into the queue of a group."""
 
-    def __init__(self, cursor: sqlite3.Cursor, instance: str, gone: Callable[[str], bool]) -> None:
+    group: str
+    message: Outgoing
+    attributes: str
+    is_handed_over: bool
+
+
+class Queues(Rider):
+    """Used within the database's transactions only.
+
+    **Handing over.** Who publishes is often also who hears. So a message may be kept as one that this instance has in
+    hand already, and goes to the receiver when the transaction is durable: that saves the claim, a transaction of its
+    own, and the reading. It is done only where a claim would give it out now: nothing of its key is held, and nothing
+    is waiting.
+
+    Args:
+        handed_over: called with what was handed over, once that is durable.
+    """
+
+    def __init__(
+        self,
+        cursor: sqlite3.Cursor,
+        instance: str,
+        gone: Callable[[str], bool],
+        handed_over: Callable[[Sequence[tuple[str, Delivery]]], None],
+    ) -> None:
         self._cursor = cursor
         self._execute = cursor.execute
         self._instance = instance
         self._gone = gone
         self._groups: Sequence[Subscription] = ()
         self._groups_version = 0
+        self._hand_over = handed_over
+        self._handed: list[tuple[str, Delivery]] = []
+        self._marks: list[int] = []
+
+    # -- as a rider of the database's transactions ---------------------------------------------------------------------
+
+    def begin(self) -> None:
+        self._marks.append(len(self._handed))
+
+    def end(self) -> None:
+        self._marks.pop()
+
+    def undo(self) -> None:
+        del self._handed[self._marks.pop() :]
+
+    def after_commit(self) -> Callable[[], None] | None:
+        if not self._handed:
+            return None
+        handed, self._handed = self._handed, []
+        return lambda: self._hand_over(handed)
+
+    def rolled_back(self) -> None:
+        self._marks.clear()
+        self._handed.clear()
+
+    # -- verbs ---------------------------------------------------------------------------------------------------------
 
     def declare(self, subscriptions: Sequence[Subscription], *, only_new: bool) -> None:
         changed = 0
@@ -89,17 +144,43 @@ class Queues:
             self._groups_version = version
         return self._groups
 
-    def keep(self, messages: Sequence[tuple[Outgoing, str]]) -> frozenset[str]:
-        """Queue the messages, each given with its attributes as text; return the groups that have news."""
+    def keep(self, messages: Sequence[tuple[Outgoing, str]], room: Mapping[str, int]) -> frozenset[str]:
+        """Queue the messages, each given with its attributes as text; return the groups that have news.
+
+        Args:
+            room: the groups that hear here, and how many messages may be handed over to each.
+        """
         groups = self.groups()
-        rows = [
-            (group.group, message.channel, message.envelope.key, attributes, message.envelope.body)
-            for message, attributes in messages
-            for group in groups
-            if group.wants(message.channel, message.envelope)
-        ]
-        self._cursor.executemany(KEEP, rows)
-        return frozenset(row[0] for row in rows)
+        room = {group: most for group, most in room.items() if most > 0 and not self._has_free(group)}
+        kept: list[Kept] = []
+        keys: set[tuple[str, str]] = set()
+        for message, attributes in messages:
+            for group in groups:
+                if group.wants(message.channel, message.envelope):
+                    key = (group.group, message.envelope.key)
+                    over = room.get(group.group, 0) > 0 and (not key[1] or (key not in keys and not self._is_held(key)))
+                    if over:
+                        room[group.group] -= 1
+                    keys.add(key)
+                    kept.append(Kept(group.group, message, attributes, over))
+        if kept:
+            self._cursor.executemany(KEEP, map(self._row, kept))
+            ((last,),) = self._execute(LAST).fetchall()
+            first = last - len(kept) + 1
+            placed = enumerate(kept, first)
+            self._handed += [(one.group, delivery_at(position, one)) for position, one in placed if one.is_handed_over]
+        return frozenset(one.group for one in kept if not one.is_handed_over)
+
+    def _row(self, kept: Kept) -> tuple[Any, ...]:
+        owned = (self._instance, 1) if kept.is_handed_over else (None, 0)
+        envelope = kept.message.envelope
+        return (kept.group, kept.message.channel, envelope.key, kept.attributes, envelope.body, *owned)
+
+    def _is_held(self, key: tuple[str, str]) -> bool:
+        return bool(self._execute(IS_HELD, key).fetchall())
+
+    def _has_free(self, group: str) -> bool:
+        return bool(self._execute(ANY_FREE, (group,)).fetchall())
 
     def claim(self, group: str, limit: int, now: float) -> tuple[Sequence[Delivery], float | None]:
         """Up to ``limit`` messages, or none and when to ask again, if a delayed one will become due."""
@@ -122,7 +203,7 @@ class Queues:
         if again:
             self._cursor.executemany(AGAIN, again)
         groups = {delivery.token.group for delivery, _ in settled}
-        return frozenset(group for group in groups if self._execute(ANY_FREE, (group,)).fetchall())
+        return frozenset(group for group in groups if self._has_free(group))
 
     def end_delays(self, *, later_than: float = 0.0) -> None:
         """What was to be delivered after this time is due now."""
@@ -143,3 +224,15 @@ class Queues:
 def delivery_of(row: tuple[Any, ...], group: str) -> Delivery:
     position, channel, attributes, body, deliveries = row
     return Delivery(channel, Attributes(attributes), body, deliveries, Token(position, group))
+
+
+def delivery_at(position: int, kept: Kept) -> Delivery:
+    envelope = kept.message.envelope
+    return Delivery(
+        kept.message.channel,
+        Attributes(kept.attributes),
+        envelope.body,
+        1,
+        Token(position, kept.group),
+        envelope.unread(),
+    )

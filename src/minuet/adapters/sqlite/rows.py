@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic_core import from_json
 
 from minuet.codec import attributes_to_text, envelope_from_text
-from minuet.core.envelope import Envelope
 from minuet.core.formula import Literal
 from minuet.ports import Entry, EntryState, Outgoing, ParkedMessage
 
@@ -75,42 +73,3 @@ def parked_of(row: Row) -> ParkedMessage:
 
 literal_of = functools.lru_cache(maxsize=10_000)(Literal.parse)
 
-
-KnownRow = tuple[str, str, bytes]
-
-
-class KnownOfSaga(Mapping[Literal, Envelope]):
-    """What is known of a saga.
-
-    Mostly the message that was just learnt is all that anybody looks at, so the rest is read when somebody asks for it
-    (within the same transaction), and an envelope is made when it is looked at.
-
-    Args:
-        load: reads the rows.
-        learnt: what is known for sure without reading.
-    """
-
-    def __init__(self, load: Callable[[], Iterable[KnownRow]], learnt: Mapping[Literal, Envelope]) -> None:
-        self._load = load
-        self._learnt = learnt
-        self._rows: dict[Literal, tuple[str, bytes]] | None = None
-
-    def _all(self) -> dict[Literal, tuple[str, bytes]]:
-        if self._rows is None:
-            self._rows = {literal_of(literal): (attributes, body) for literal, attributes, body in self._load()}
-        return self._rows
-
-    def __getitem__(self, literal: Literal) -> Envelope:
-        return self._learnt[literal] if literal in self._learnt else envelope_from_text(*self._all()[literal])
-
-    def __contains__(self, literal: object) -> bool:
-        return literal in self._learnt or literal in self._all()
-
-    def __iter__(self) -> Iterator[Literal]:
-        return iter(self._all())
-
-    def __len__(self) -> int:
-        return len(self._all())
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({dict(self)!r})"

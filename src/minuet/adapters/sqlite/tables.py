@@ -8,15 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 from minuet.adapters.sqlite.rows import (
     ENTRY,
-    KnownOfSaga,
-    KnownRow,
     Row,
     changing,
     entry_of,
+    literal_of,
     outgoing_of,
     parked_of,
 )
-from minuet.codec import attributes_to_text
+from minuet.codec import attributes_to_text, envelope_from_text
 from minuet.core.envelope import Envelope
 from minuet.core.formula import Literal
 from minuet.ports import Entry, EntryState, Outgoing, ParkedMessage
@@ -60,6 +59,8 @@ ENTRIES_OF = f"SELECT {ENTRY} FROM minuet_inbox WHERE saga_id = ? AND saga = ? O
 LEARN = """INSERT INTO minuet_known (saga, saga_id, literal, is_first, attributes, body)
     VALUES (?1, ?2, ?3, NOT EXISTS (SELECT 1 FROM minuet_known WHERE saga = ?1 AND saga_id = ?2), ?4, ?5)
     ON CONFLICT (saga, saga_id, literal) DO NOTHING RETURNING is_first"""
+LEARN_MORE = """INSERT INTO minuet_known (saga, saga_id, literal, is_first, attributes, body)
+    VALUES (?, ?, ?, 0, ?, ?)"""
 KNOWN = "SELECT literal, attributes, body FROM minuet_known WHERE saga = ? AND saga_id = ? ORDER BY position"
 RECENT = """SELECT position, saga, saga_id FROM minuet_known
     WHERE is_first AND position < ? ORDER BY position DESC LIMIT ?"""
@@ -83,6 +84,8 @@ PUT_VIEW = "INSERT INTO minuet_read_models VALUES (?, ?, ?) ON CONFLICT (query, 
 GET_VIEW = "SELECT view FROM minuet_read_models WHERE query = ? AND key = ?"
 
 POSITION_MAX = 2**63 - 1
+AT_HAND_MAX = 2000
+"""Sagas whose known messages are kept in memory; a few kilobytes each."""
 
 
 class Table:
@@ -139,20 +142,63 @@ class SqliteInbox(Table):
 
 
 class SqliteKnown(Table):
+    """Keeps at hand what is known of the sagas that were last looked at.
+
+    What another process writes makes all of it worthless (`forget`), and what is rolled back must not stay (`unlearn`).
+    """
+
+    def __init__(self, cursor: sqlite3.Cursor, instance: str, gone: Callable[[str], bool]) -> None:
+        super().__init__(cursor, instance, gone)
+        self._at_hand: dict[tuple[str, str], dict[Literal, Envelope]] = {}
+        self._touched: list[tuple[str, str]] = []
+
     def learn(self, saga: str, saga_id: str, literal: Literal, envelope: Envelope) -> Mapping[Literal, Envelope] | None:
+        ref = (saga, saga_id)
         row = (saga, saga_id, str(literal), attributes_to_text(envelope), envelope.body)
-        added = self._execute(LEARN, row).fetchall()
-        if not added:
+        known = self._at_hand.get(ref)
+        if known is None:
+            added = self._execute(LEARN, row).fetchall()
+            if not added:
+                return None
+            known = {} if added[0][0] else self._read(ref)
+            self._keep_at_hand(ref, known)
+        elif literal in known:
             return None
-        learnt = {literal: envelope}
-        return learnt if added[0][0] else KnownOfSaga(lambda: self._rows_of(saga, saga_id), learnt)
+        else:
+            self._execute(LEARN_MORE, row)
+        self._touched.append(ref)
+        known[literal] = envelope
+        return known
 
     def of(self, saga: str, saga_id: str) -> Mapping[Literal, Envelope]:
-        rows = self._rows_of(saga, saga_id)
-        return KnownOfSaga(lambda: rows, {})
+        ref = (saga, saga_id)
+        known = self._at_hand.get(ref)
+        if known is None:
+            known = self._read(ref)
+            if known:
+                self._keep_at_hand(ref, known)
+        return dict(known)
 
-    def _rows_of(self, saga: str, saga_id: str) -> list[KnownRow]:
-        return self._execute(KNOWN, (saga, saga_id)).fetchall()
+    def _read(self, ref: tuple[str, str]) -> dict[Literal, Envelope]:
+        rows = self._execute(KNOWN, ref).fetchall()
+        return {literal_of(literal): envelope_from_text(attributes, body) for literal, attributes, body in rows}
+
+    def _keep_at_hand(self, ref: tuple[str, str], known: dict[Literal, Envelope]) -> None:
+        if len(self._at_hand) >= AT_HAND_MAX:
+            self._at_hand.pop(next(iter(self._at_hand)))
+        self._at_hand[ref] = known
+
+    def forget(self) -> None:
+        self._at_hand.clear()
+
+    def unlearn(self) -> None:
+        """Something of this transaction is undone."""
+        for ref in self._touched:
+            self._at_hand.pop(ref, None)
+        self._touched.clear()
+
+    def committed(self) -> None:
+        self._touched.clear()
 
     def recent(self, limit: int, before: int | None = None) -> Sequence[tuple[int, str, str]]:
         return self._execute(RECENT, (POSITION_MAX if before is None else before, limit)).fetchall()

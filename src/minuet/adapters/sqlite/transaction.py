@@ -43,6 +43,9 @@ class Rider:
 
     is_careful = False
 
+    def others_wrote(self) -> None:
+        """Another connection has committed since the transaction before; what was kept in memory may be out of date."""
+
     def begin(self) -> None:
         """A work or a savepoint within it begins."""
 
@@ -93,6 +96,7 @@ class Transaction:
         self._connection = connection
         self._cursor = connection.own_cursor()
         self._writes = 0
+        self._version = 0
 
     def read(self, jobs: Sequence[Job]) -> list[End]:
         """Run works that only read; there is nothing to commit afterwards."""
@@ -100,6 +104,7 @@ class Transaction:
         self.rider.is_careful = False
         try:
             self.execute(BEGIN_READ)
+            self._look_at_others()
             ends = [self._call(job) for job in jobs]
             if self._connection.writes == before:
                 self.execute(COMMIT)
@@ -161,6 +166,7 @@ class Transaction:
         self._writes = self._connection.writes
         ends: list[End] = []
         try:
+            self._look_at_others()
             for job in jobs:
                 ends.append(self._attempt(job) if careful else self._hopefully(job))
                 if not self._connection.in_transaction:
@@ -174,6 +180,11 @@ class Transaction:
         self.rider.rolled_back()
         last = ends[-1] if ends[-1][1] is not None else (None, TransactionLost("a work ended the transaction"))
         return [UNDONE] * (len(ends) - 1) + [last]
+
+    def _look_at_others(self) -> None:
+        before, self._version = self._version, self.data_version()
+        if before != self._version:
+            self.rider.others_wrote()
 
     @property
     def is_open(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Coroutine, Sequence
 from os import PathLike
 from pathlib import Path
@@ -22,6 +23,53 @@ from minuet.ports import Again, Clock, Delivery, Features, Ids, Outgoing, Settle
 JUMP_S = 1.0
 # Whoever opens the file cannot know whether the clock was put back before, so longer delays end then.
 DELAY_S_MAX = 60.0
+HANDED_MAX = 256
+"""So many messages of a group may be in our hands without having been received; what is beyond is anybody's."""
+
+
+class Ear:
+    """Where a group hears in this process.
+
+    Attributes:
+        handed: what was handed over and not received yet; in our hands already.
+        may_claim: there may be something to claim.
+        news: there is, or something was handed over.
+    """
+
+    def __init__(self) -> None:
+        self.handed: deque[Delivery] = deque()
+        self.may_claim = True
+        self.news = asyncio.Event()
+        self._waiting = 0
+        self._alarm: asyncio.TimerHandle | None = None
+
+    @property
+    def is_waiting(self) -> bool:
+        return self._waiting > 0
+
+    async def listen(self) -> None:
+        self.news.clear()
+        self._waiting += 1
+        try:
+            await self.news.wait()
+        finally:
+            self._waiting -= 1
+
+    def tell(self) -> None:
+        self.may_claim = True
+        self.news.set()
+
+    def time(self, due_at: float | None, now: float) -> None:
+        """Tell when the next delayed message is due."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = (
+            None if due_at is None else asyncio.get_running_loop().call_later(max(0.0, due_at - now), self.tell)
+        )
+
+    def close(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
 
 
 class SqliteTransport:
@@ -57,7 +105,7 @@ class SqliteTransport:
             inline=inline,
             frames_max=frames_max,
         )
-        self._news: dict[str, asyncio.Event] = {}
+        self._ears: dict[str, Ear] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -69,10 +117,10 @@ class SqliteTransport:
 
     def _prepare(self, connection: Connection) -> Rider:
         install(connection, "broker.sql")
-        self._queues = Queues(connection.own_cursor(), self._instance, self._database.instances.gone)
+        self._queues = Queues(connection.own_cursor(), self._instance, self._database.instances.gone, self._handed_over)
         self._queues.free_the_gone()
         self._queues.end_delays(later_than=self._clock.now() + DELAY_S_MAX)
-        return Rider()
+        return self._queues
 
     async def declare(self, subscriptions: Sequence[Subscription], *, only_new: bool = False) -> None:
         await self._database.submit(lambda: self._queues.declare(subscriptions, only_new=only_new))
@@ -85,7 +133,7 @@ class SqliteTransport:
             if error is None
         ]
         try:
-            groups = await self._database.submit(lambda: self._queues.keep(good))
+            groups = await self._database.submit(lambda: self._queues.keep(good, self._room()))
         except Exception as failed:
             return [error or failed for error in errors]
         for group in groups:
@@ -98,19 +146,33 @@ class SqliteTransport:
             return None
         return MessageError(f"{envelope.type} {envelope.id} has {len(envelope.body)} bytes, {most} is the most")
 
+    def _room(self) -> dict[str, int]:
+        """How much may be handed over to whom. While there are others, who may have nothing to do, only to who waits."""
+        is_alone = self._database.instances.is_alone
+        return {
+            group: HANDED_MAX - len(ear.handed) for group, ear in self._ears.items() if is_alone or ear.is_waiting
+        }
+
+    def _handed_over(self, deliveries: Sequence[tuple[str, Delivery]]) -> None:
+        for group, delivery in deliveries:
+            ear = self._ears[group]
+            ear.handed.append(delivery)
+            ear.news.set()
+
     async def receive(self, group: str, limit: int) -> Sequence[Delivery]:
-        news = self._news.setdefault(group, asyncio.Event())
+        ear = self._ears.setdefault(group, Ear())
         while True:
-            news.clear()
-            taken, due_at = await self._claim(group, limit)
-            if taken:
-                return taken
-            alarm = self._alarm(due_at, news) if due_at is not None else None
-            try:
-                await news.wait()
-            finally:
-                if alarm:
-                    alarm.cancel()
+            if ear.handed:
+                return [ear.handed.popleft() for _ in range(min(limit, len(ear.handed)))]
+            if ear.may_claim:
+                ear.may_claim = False
+                taken, due_at = await self._claim(group, limit)
+                if taken:
+                    ear.may_claim = True  # there may be more
+                    return taken
+                ear.time(due_at, self._clock.now())
+                continue
+            await ear.listen()
 
     async def _claim(self, group: str, limit: int) -> tuple[Sequence[Delivery], float | None]:
         claiming = self._database.submit(lambda: self._queues.claim(group, limit, self._now()))
@@ -137,21 +199,20 @@ class SqliteTransport:
         with contextlib.suppress(Exception):  # closing frees them too
             await self.settle([(delivery, Again()) for delivery in deliveries])
 
-    def _alarm(self, due_at: float, news: asyncio.Event) -> asyncio.TimerHandle:
-        return asyncio.get_running_loop().call_later(max(0.0, due_at - self._clock.now()), news.set)
-
     async def settle(self, settled: Sequence[tuple[Delivery, Settlement]]) -> None:
         for group in await self._database.submit(lambda: self._queues.settle(settled, self._clock.now())):
             self._tell(group)
 
     async def close(self) -> None:
+        for ear in self._ears.values():
+            ear.close()
         if self._database.is_open:
             freed = self._database.submit(self._queues.free_mine)
             await self._database.close()
             await freed
 
     def _disturbed(self) -> None:
-        for group in self._news:
+        for group in self._ears:
             self._tell(group)
 
     def _bereft(self) -> None:
@@ -169,5 +230,5 @@ class SqliteTransport:
         task.add_done_callback(self._tasks.discard)
 
     def _tell(self, group: str) -> None:
-        if group in self._news:
-            self._news[group].set()
+        if group in self._ears:
+            self._ears[group].tell()

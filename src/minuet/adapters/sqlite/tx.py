@@ -77,7 +77,8 @@ class SqliteTx(Rider):
     ) -> None:
         cursor = connection.own_cursor()
         self.inbox: Inbox = tables.SqliteInbox(cursor, instance, gone)
-        self.known: KnownMessages = tables.SqliteKnown(cursor, instance, gone)
+        self._known = tables.SqliteKnown(cursor, instance, gone)
+        self.known: KnownMessages = self._known
         self._outbox = tables.SqliteOutbox(cursor, instance, gone)
         self.parked: Parked = tables.SqliteParked(cursor, instance, gone)
         self.read_models: ReadModels = tables.SqliteReadModels(cursor, instance, gone)
@@ -143,7 +144,11 @@ class SqliteTx(Rider):
             self._sqlalchemy.forget()
         self._connection.close_cursors()
 
+    def others_wrote(self) -> None:
+        self._known.forget()
+
     def undo(self) -> None:
+        self._known.unlearn()
         self._outbox.back_to(self._marks.pop())
         if self._handed_out:
             self._forget_handles()
@@ -152,10 +157,12 @@ class SqliteTx(Rider):
         self._outbox.write()
 
     def after_commit(self) -> Callable[[], None] | None:
+        self._known.committed()
         added = self._outbox.written()
         return partial(self._committed, added) if added else None
 
     def rolled_back(self) -> None:
         self._marks.clear()
+        self._known.unlearn()
         self._outbox.back_to((0, 0))
         self._forget_handles()

@@ -1,0 +1,78 @@
+"""Our messages as NATS messages and back: CloudEvents in binary mode, by its NATS protocol binding. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import quote, unquote
+
+from nats.aio.msg import Msg
+
+from minuet.adapters.broker.port import Received, Sending
+
+PREFIX = "ce-"
+CONTENT_TYPE = "content-type"
+MESSAGE_ID = "Nats-Msg-Id"
+STATUS = "Status"
+DESCRIPTION = "Description"
+# What may stand in a header as it is: all printable ASCII but space, double quote and percent.
+SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
+
+ACK_PARTS = 9  # $JS.ACK.stream.consumer.deliveries.stream position.consumer position.time.pending
+ACK_PARTS_NEW = 11  # $JS.ACK.domain.account.stream and so on, and perhaps more after it
+OLD_DELIVERIES, NEW_DELIVERIES = 4, 6
+
+
+def headers_of(message: Sending) -> dict[str, str]:
+    """Also with the name by which the server knows a message that it has already.
+
+    That covers a whole stream, so the subject is part of it: one event may be told on two channels.
+    """
+    headers = {}
+    for name, value in message.attributes.items():
+        if name == "datacontenttype":
+            headers[CONTENT_TYPE] = quote(value, safe=SAFE + " ")
+        else:
+            headers[PREFIX + name] = quote(value, safe=SAFE)
+    event_id = message.attributes.get("id")
+    if event_id:
+        names = (message.destination, message.attributes.get("source", ""), event_id)
+        headers[MESSAGE_ID] = " ".join(quote(name, safe=SAFE) for name in names)
+    return headers
+
+
+def size_of(headers: Mapping[str, str], body: bytes) -> int:
+    """What counts for the server's limit: ``NATS/1.0``, a line for each header, an empty line, and the body."""
+    return 12 + sum(len(name) + len(value) + 4 for name, value in headers.items()) + len(body)
+
+
+def received_from(message: Msg) -> Received:
+    attributes = {}
+    for name, value in (message.headers or {}).items():
+        low = name.lower()
+        if low.startswith(PREFIX):
+            attributes[low.removeprefix(PREFIX)] = unquote(value)
+        elif low == CONTENT_TYPE:
+            attributes["datacontenttype"] = unquote(value)
+    return Received(
+        destination=message.subject,
+        attributes=attributes,
+        body=message.data,
+        token=message.reply,
+        deliveries=deliveries_of(message.reply),
+    )
+
+
+def deliveries_of(reply: str) -> int:
+    """How often the message was given out, which the server says in the subject where it awaits the acknowledgement."""
+    parts = reply.split(".")
+    if len(parts) == ACK_PARTS:
+        return int(parts[OLD_DELIVERIES])
+    return int(parts[NEW_DELIVERIES]) if len(parts) >= ACK_PARTS_NEW else 1
+
+
+def status_of(message: Msg) -> tuple[str, str]:
+    """Code and text, if it is the server that speaks and not a message; else two empty strings."""
+    headers = message.headers or {}
+    if message.data or STATUS not in headers or message.reply:
+        return "", ""
+    return headers[STATUS], headers.get(DESCRIPTION, "")
