@@ -69,6 +69,8 @@ class Entry:
     answer: Envelope | None = None
     error: str = ""
     changed_at: float = 0.0
+    #: The envelope that the store has of it already, so that it need not write it again. The store's own.
+    written: Envelope | None = field(default=None, repr=False, compare=False)
 
     def copy(self) -> Entry:
         return Entry(
@@ -84,6 +86,7 @@ class Entry:
             answer=self.answer,
             error=self.error,
             changed_at=self.changed_at,
+            written=self.written,
         )
 
 

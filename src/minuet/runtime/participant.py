@@ -245,6 +245,9 @@ class Participant:
     # -- doing it ------------------------------------------------------------------------------------------------------
 
     def _begin(self, tx: Tx, entry: Entry, after: After) -> None:
+        if self._is_for_later(entry, after) and tx.inbox.add(entry):
+            after.start.append(entry)
+            return
         known = tx.inbox.find(entry.key)
         if known is not None and entry.key.startswith(REACTION):
             return  # the same message, be it in another saga's name: heard once is enough
@@ -258,16 +261,20 @@ class Participant:
 
     def _start(self, tx: Tx, entry: Entry, after: After) -> None:
         """Begin what is not in the inbox yet."""
-        handler = self.handlers.get(entry.handler)
-        if handler is None:
+        if entry.handler not in self.handlers:
             raise MessageError(f"{self.place} has no handler for {entry.handler}")
-        if handler.is_async or not entry.envelope.body or after.depth >= DEPTH_MAX:
+        if self._is_for_later(entry, after):
             tx.inbox.add(entry)
             after.start.append(entry)
         else:
             after.depth += 1
             self.perform(tx, entry, after)
             after.depth -= 1
+
+    def _is_for_later(self, entry: Entry, after: After) -> bool:
+        """Whether it cannot be done within the transaction that keeps it."""
+        handler = self.handlers.get(entry.handler)
+        return handler is not None and (handler.is_async or not entry.envelope.body or after.depth >= DEPTH_MAX)
 
     def perform(self, tx: Tx, entry: Entry, after: After) -> None:
         """Call the ``def`` handler of a due entry and record what comes of it."""

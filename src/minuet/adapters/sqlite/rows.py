@@ -13,20 +13,24 @@ from minuet.ports import Entry, EntryState, Outgoing, ParkedMessage
 
 Row = tuple[Any, ...]
 
-ENTRY = (
-    "key, handler, attributes, body, digest, state, attempts, due_at, owner, waits_for, "
-    "answer_attributes, answer_body, error, changed_at"
+CHANGING = (
+    "state",
+    "attempts",
+    "due_at",
+    "owner",
+    "waits_for",
+    "answer_attributes",
+    "answer_body",
+    "error",
+    "changed_at",
 )
+ENTRY = ", ".join(("key, handler, attributes, body, digest", *CHANGING))
 
 
 def changing(entry: Entry) -> Row:
-    """The columns of an entry that `Inbox.update` writes."""
+    """An entry's `CHANGING` columns."""
     answer = entry.answer
-    envelope = entry.envelope
     return (
-        attributes_to_text(envelope),
-        envelope.body,
-        entry.digest,
         entry.state.value,
         entry.attempts,
         entry.due_at,
@@ -43,10 +47,12 @@ def entry_of(row: Row) -> Entry:
     (key, handler, attributes, body, digest, state, attempts, due_at, owner, waits_for, answered, answer, error, at) = (
         row
     )
+    envelope = envelope_from_text(attributes, body)
     return Entry(
         key=key,
         handler=handler,
-        envelope=envelope_from_text(attributes, body),
+        envelope=envelope,
+        written=envelope,
         digest=digest,
         state=EntryState(state),
         attempts=attempts,
@@ -72,4 +78,3 @@ def parked_of(row: Row) -> ParkedMessage:
 
 
 literal_of = functools.lru_cache(maxsize=10_000)(Literal.parse)
-

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 
 from minuet.adapters.sqlite.rows import (
+    CHANGING,
     ENTRY,
     Row,
     changing,
@@ -23,22 +24,12 @@ from minuet.ports import Entry, EntryState, Outgoing, ParkedMessage
 FIND = f"SELECT {ENTRY} FROM minuet_inbox WHERE key = ?"
 ADD = f"""INSERT INTO minuet_inbox (saga, saga_id, {ENTRY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (key) DO NOTHING"""
-_COLUMNS = (
-    "attributes",
-    "body",
-    "digest",
-    "state",
-    "attempts",
-    "due_at",
-    "owner",
-    "waits_for",
-    "answer_attributes",
-    "answer_body",
-    "error",
-    "changed_at",
-)
+# What changes when something came of it; the envelope and the digest mostly do not.
+CHANGE = f"""UPDATE minuet_inbox SET {", ".join(f"{name} = ?" for name in CHANGING)}
+    WHERE key = ? AND owner = ? AND state = 'due'"""
+_WRITTEN = ("attributes", "body", "digest", *CHANGING)
 SAVE = f"""INSERT INTO minuet_inbox (saga, saga_id, {ENTRY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT (key) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _COLUMNS)}
+    ON CONFLICT (key) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _WRITTEN)}
     WHERE minuet_inbox.owner = ? AND minuet_inbox.state = 'due'"""
 RENAME = "UPDATE minuet_inbox SET key = ? WHERE key = ? AND owner = ? AND state = 'due'"
 # The plus keeps SQLite from reading the whole inbox in the order of positions: few are due, and they have an index.
@@ -116,13 +107,20 @@ class SqliteInbox(Table):
         return self._execute(ADD, self._row(entry)).rowcount == 1
 
     def save(self, entry: Entry) -> bool:
+        if entry.owner == self._instance and entry.written is entry.envelope:
+            self._own(entry)
+            return self._execute(CHANGE, (*changing(entry), entry.key, self._instance)).rowcount == 1
         return self._execute(SAVE, (*self._row(entry), self._instance)).rowcount == 1
 
-    def _row(self, entry: Entry) -> Row:
+    def _own(self, entry: Entry) -> None:
         entry.owner = self._instance if entry.state is EntryState.DUE else None
-        saga = entry.envelope.saga
-        ref = (saga.name, saga.id) if saga else (None, None)
-        return (*ref, entry.key, entry.handler, *changing(entry))
+
+    def _row(self, entry: Entry) -> Row:
+        self._own(entry)
+        envelope = entry.written = entry.envelope
+        ref = (envelope.saga.name, envelope.saga.id) if envelope.saga else (None, None)
+        sent = (attributes_to_text(envelope), envelope.body, entry.digest)
+        return (*ref, entry.key, entry.handler, *sent, *changing(entry))
 
     def rename(self, entry: Entry, key: str) -> bool:
         return self._execute(RENAME, (key, entry.key, self._instance)).rowcount == 1

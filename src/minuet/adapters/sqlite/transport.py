@@ -149,9 +149,7 @@ class SqliteTransport:
     def _room(self) -> dict[str, int]:
         """How much may be handed over to whom. While there are others, who may have nothing to do, only to who waits."""
         is_alone = self._database.instances.is_alone
-        return {
-            group: HANDED_MAX - len(ear.handed) for group, ear in self._ears.items() if is_alone or ear.is_waiting
-        }
+        return {group: HANDED_MAX - len(ear.handed) for group, ear in self._ears.items() if is_alone or ear.is_waiting}
 
     def _handed_over(self, deliveries: Sequence[tuple[str, Delivery]]) -> None:
         for group, delivery in deliveries:
