@@ -13,6 +13,7 @@ import logging
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from minuet.core.retry import RetryPolicy
 from minuet.ports import Ids, Outgoing, Store, Transport
@@ -24,8 +25,39 @@ BATCH_MAX = 500
 BACKOFF = RetryPolicy(first_s=0.05, delay_max_s=5.0)
 
 
+class Publisher(Protocol):
+    """The part of a transport that is needed here."""
+
+    async def publish(self, messages: Sequence[Outgoing]) -> Sequence[Exception | None]: ...
+
+
+class Nowhere:
+    """Where what has no transport waits for one."""
+
+    def __init__(self, transport_of: Callable[[str], Transport]) -> None:
+        self._transport_of = transport_of
+
+    async def publish(self, messages: Sequence[Outgoing]) -> Sequence[Exception | None]:
+        problems: list[Exception | None] = []
+        stuck: dict[str, Exception] = {}
+        for message in messages:
+            key = message.envelope.key
+            problem = (key and stuck.get(key)) or await self._publish(message)
+            if problem:
+                stuck[key] = problem
+            problems.append(problem or None)
+        return problems
+
+    async def _publish(self, message: Outgoing) -> Exception | None:
+        try:
+            (problem,) = await self._transport_of(message.channel).publish([message])
+        except Exception as error:
+            return error
+        return problem
+
+
 class Relay:
-    """The outgoing side of one store.
+    """The outgoing side of one store: a lane for each transport, so that one that hangs holds up no other.
 
     Args:
         transport_of: the transport of a channel.
@@ -35,7 +67,62 @@ class Relay:
         self.store = store
         self.transport_of = transport_of
         self.ids = ids
+        self._lanes: dict[Publisher, Lane] = {}
+        self._nowhere = Nowhere(transport_of)
+        self._tasks: asyncio.TaskGroup | None = None
+
+    @property
+    def published(self) -> int:
+        """How many messages the transports have confirmed."""
+        return sum(lane.published for lane in self._lanes.values())
+
+    def hand_over(self, messages: Sequence[Outgoing]) -> None:
+        """Take what was just committed. Called in the order of the commits."""
+        by_publisher: dict[Publisher, list[Outgoing]] = {}
+        for message in messages:
+            by_publisher.setdefault(self.publisher_of(message.channel), []).append(message)
+        for publisher, its in by_publisher.items():
+            self._lane_of(publisher).hand_over(its)
+
+    def publisher_of(self, channel: str) -> Publisher:
+        try:
+            return self.transport_of(channel)
+        except Exception:  # settings that do not know what an earlier deployment has left in the outbox
+            return self._nowhere
+
+    def _lane_of(self, publisher: Publisher) -> Lane:
+        lane = self._lanes.get(publisher)
+        if lane is None:
+            lane = self._lanes[publisher] = Lane(publisher, self)
+            if self._tasks is not None:
+                self._tasks.create_task(lane.run())
+        return lane
+
+    async def run(self) -> None:
+        """Publish until cancelled."""
+        async with asyncio.TaskGroup() as self._tasks:
+            try:
+                for lane in self._lanes.values():
+                    self._tasks.create_task(lane.run())
+                await asyncio.get_running_loop().create_future()
+            finally:
+                self._tasks = None
+
+    async def drained(self) -> None:
+        """Until everything handed over is published."""
+        for lane in tuple(self._lanes.values()):
+            await lane.drained()
+
+
+class Lane:
+    """What goes out over one transport, in its order."""
+
+    def __init__(self, publisher: Publisher, relay: Relay) -> None:
+        self.publisher = publisher
+        self.store = relay.store
+        self.ids = relay.ids
         self.published = 0
+        self._relay = relay
         self._held: deque[Outgoing] = deque()
         # The lowest position that was not held because there was no room, once there is one.
         self._unread: int | None = None
@@ -46,9 +133,7 @@ class Relay:
         self._forgetting: set[asyncio.Task[None]] = set()
 
     def hand_over(self, messages: Sequence[Outgoing]) -> None:
-        """Take what was just committed. Called in the order of the commits."""
-        if not messages:
-            return
+        """As `Relay.hand_over`."""
         if self._unread is not None or len(self._held) + len(messages) > HELD_MAX:
             # They are safe in the outbox, and are read from there once there is room again. What was taken over from an
             # instance that is gone may have any position, also one before those that are published already.
@@ -105,7 +190,8 @@ class Relay:
         try:
             rows = await self.store.transact(lambda tx: tx.outbox.mine(BATCH_MAX, first - 1), reads_only=True)
             following = rows[-1].position + 1 if rows else sys.maxsize
-            self._held.extend(rows)
+            # What goes over another transport is on its own way.
+            self._held.extend(row for row in rows if self._relay.publisher_of(row.channel) is self.publisher)
         finally:
             left = min(self._unread, following)
             self._unread = None if left == sys.maxsize else left
@@ -113,34 +199,33 @@ class Relay:
 
     async def _publish(self, batch: Sequence[Outgoing]) -> list[Outgoing]:
         """Publish a batch; what is left over, in order: what failed, and what must not overtake it."""
-        by_transport: dict[int, tuple[Transport, list[Outgoing]]] = {}
-        for message in batch:
-            transport = self.transport_of(message.channel)
-            by_transport.setdefault(id(transport), (transport, []))[1].append(message)
         failed: list[Outgoing] = []
         confirmed: list[int] = []
-        for transport, messages in by_transport.values():
-            try:
-                problems: Sequence[Exception | None] = await transport.publish(messages)
-            except Exception as error:
-                problems = [error] * len(messages)
-            for message, problem in zip(messages, problems, strict=True):
-                if problem is None:
-                    confirmed.append(message.position)
-                else:
-                    failed.append(message)
-                    log.warning(
-                        "cannot publish %s %s on %s yet: %s",
-                        message.envelope.type,
-                        message.envelope.id,
-                        message.channel,
-                        problem,
-                    )
+        try:
+            problems: Sequence[Exception | None] = await self.publisher.publish(batch)
+        except Exception as error:
+            problems = [error] * len(batch)
+        for message, problem in zip(batch, problems, strict=True):
+            if problem is None:
+                confirmed.append(message.position)
+            else:
+                failed.append(message)
+        if failed:
+            why = next(problem for problem in problems if problem is not None)
+            first = failed[0]
+            log.warning(
+                "cannot publish %d messages yet, the first of them %s %s on %s: %s",
+                len(failed),
+                first.envelope.type,
+                first.envelope.id,
+                first.channel,
+                why,
+            )
         if confirmed:
             self.published += len(confirmed)
             # Nobody waits for this: if it is lost in a crash, the message goes out once more.
             self._forget(confirmed)
-        return sorted(failed, key=lambda message: message.position)
+        return failed
 
     def _forget(self, positions: list[int]) -> None:
         task = asyncio.ensure_future(self._forget_at_last(positions))

@@ -178,7 +178,7 @@ async def test_a_relay_survives_whatever_is_raised() -> None:
                 raise KeyError(f"no such channel {failing.pop()}")
             return out.wire
 
-        out.relay.transport_of = transport_of  # type: ignore[assignment]
+        out.relay.transport_of = out.relay._nowhere._transport_of = transport_of  # type: ignore[assignment]
         await out.add("k/1", "k/2")
         await asyncio.wait_for(out.relay.drained(), 60)
         assert out.wire.sent == ["k/1", "k/2"]
@@ -200,3 +200,22 @@ async def test_a_store_that_cannot_be_read_stops_no_relay() -> None:
             await out.add("k/1", "k/2")
             await asyncio.wait_for(out.relay.drained(), 60)
             assert out.wire.sent == ["k/1", "k/2"]
+
+
+@in_virtual_time
+async def test_a_transport_that_hangs_holds_up_no_other() -> None:
+    async with Out() as out:
+        hanging = Wire()
+        hanging.gate = asyncio.Event()
+        out.relay.transport_of = lambda channel: hanging if channel == "slow" else out.wire  # type: ignore[assignment,return-value]
+        await out.add("k/1")
+        await out.store.transact(
+            lambda tx: tx.outbox.add("slow", Envelope(id="s", type="T", source="s", time=0.0, body=b"{}"))
+        )
+        await out.add("k/2", "k/3")
+        while len(out.wire.sent) < 3:
+            await asyncio.sleep(0.01)
+        assert not hanging.sent
+        hanging.gate.set()
+        await asyncio.wait_for(out.relay.drained(), 60)
+        assert hanging.sent == ["s"]
