@@ -15,12 +15,12 @@ export UV_PYTHON_DOWNLOADS := never
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check fast lint format bench lock clean
+.PHONY: help setup run test services test-services check fast lint format bench lock clean
 
 help: ## Show this list
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo '  ARGS="..." is handed on by run, test, fast, bench and lock, for example: make test ARGS="-k saga -x"'
+	@echo '  ARGS="..." is handed on by run, services, the tests, bench and lock, for example: make test ARGS="-k saga -x"'
 
 setup: $(READY) ## Make .venv from the locks; costs nothing when it is up to date
 	@:
@@ -30,6 +30,13 @@ run: $(READY) ## Run the demo of the reference system
 
 test: $(READY) ## Run every test that needs no broker or database server
 	$(BIN)/python -m pytest -m "not server" $(ARGS)
+
+services: $(READY) ## Start real brokers and databases, print their URLs; they run on until: dev/services stop
+	@dev/services start $(ARGS)
+
+test-services: $(READY) ## Install and start real brokers and databases, run every test that needs one, stop them
+	dev/services install
+	dev/services run -- $(BIN)/python -m pytest -m server $(ARGS)
 
 check: lint fast ## Format, lint, types and the fast tests: run it before each commit
 

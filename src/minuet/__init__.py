@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from minuet.app import App, Database, Deployment, IdempotencyKey, NewId, Now, ReadModel, Service, read_model
+from minuet.app import App, Database, Deployment, IdempotencyKey, NewId, Now, ReadModel, Row, Service, read_model
 from minuet.core.coordinator import Status
 from minuet.core.errors import (
     ConfigurationError,
@@ -51,6 +51,7 @@ __all__ = [
     "Refusal",
     "Rejected",
     "RetryPolicy",
+    "Row",
     "Saga",
     "Service",
     "Settings",

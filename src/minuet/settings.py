@@ -45,6 +45,8 @@ WORDS = {
     "int_from_float": "a whole number",
     "float_type": "a number",
     "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
     "dict_type": "a table",
     "model_type": "a table",
 }
@@ -98,8 +100,13 @@ class Settings(BaseSettings):
         host, port: where HTTP is served; port 0 takes a free one.
         coordination: per saga, ``choreography`` (the default) or ``orchestration``.
         queries: per query, ``origin`` (the default: ask the service) or ``read_model`` (a local copy, kept by events).
-        stores: per service, and ``default``: ``sqlite:`` (a file in ``data``) or ``memory:``.
-        channels: per channel pattern, first match wins: ``embedded:`` (a file in ``data``) or ``memory:``.
+        stores: per service, and ``default``: ``sqlite:`` (a file in ``data``), ``sqlite:///folder/{service}.db``,
+            ``postgresql://...`` (a schema for each service) or ``memory:``.
+        channels: per channel pattern, first match wins: ``embedded:`` (a file in ``data``), ``memory:``, or a broker:
+            ``kafka://host:9092/topic``, ``amqp://host/exchange``, ``nats://host/stream``, ``sns://arn...``,
+            ``redis://host/0``; see docs/adapters.
+        provision: make the tables, topics and queues that are missing, at the start. Without it they are only checked,
+            and made by ``minuet store migrate`` and ``minuet topology apply``.
         participants: per service, the URL of one that is not found through ``data``.
         app: the app's own settings, handed to its providers.
     """
@@ -115,6 +122,7 @@ class Settings(BaseSettings):
     channels: dict[str, str] = {"*": "embedded:"}
     orchestration: Orchestration = Orchestration()
     participants: dict[str, str] = {}
+    provision: bool = True
     app: dict[str, Any] = {}
     grace_s: float = Field(10.0, gt=0, description="how long a stop waits for what is under way")
 

@@ -1,10 +1,9 @@
 """Inventory: sets pieces aside for orders, and never more than there are."""
 
 from collections import Counter
+from typing import Any
 
-from sqlalchemy import JSON, Column, Connection, Integer, MetaData, String, Table, bindparam, select, update
-
-from minuet import NotFound, Service
+from minuet import Database, NotFound, Service
 from minuet_shop.catalogue import PIECES, PRICES
 from minuet_shop.contracts import (
     AlreadyReleased,
@@ -24,111 +23,109 @@ from minuet_shop.contracts import (
     StockSet,
     StockView,
 )
-from minuet_shop.tables import begin_with, insert_new, page
+from minuet_shop.tables import begin_with, from_json, page, to_json
 
-schema = MetaData()
-shelves = Table(
-    "stock",
-    schema,
-    Column("item", String, primary_key=True),
-    Column("on_hand", Integer, nullable=False),
-    Column("reserved", Integer, nullable=False, default=0),
-)
-reservations = Table(
-    "reservations",
-    schema,
-    Column("order_id", String, primary_key=True),
-    Column("items", JSON, nullable=False),
-    Column("status", String, nullable=False),
-)
-begin_with(shelves, [{"item": item, "on_hand": PIECES} for item in PRICES])
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS stock (
+    item TEXT NOT NULL PRIMARY KEY,
+    on_hand INTEGER NOT NULL,
+    reserved INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS reservations (
+    order_id TEXT NOT NULL PRIMARY KEY,
+    items TEXT NOT NULL,
+    status TEXT NOT NULL
+);
+""" + begin_with("stock", [{"item": item, "on_hand": PIECES, "reserved": 0} for item in PRICES])
 
 # Each looks and acts in one statement, so that nobody can come between.
-IS_ITEM = shelves.c.item == bindparam("the_item")
-PIECES_WANTED = bindparam("pieces", type_=Integer)
-TAKE = (
-    update(shelves)
-    .where(IS_ITEM, shelves.c.on_hand - shelves.c.reserved >= PIECES_WANTED)
-    .values(reserved=shelves.c.reserved + PIECES_WANTED)
-)
-PUT_BACK = update(shelves).where(IS_ITEM).values(reserved=shelves.c.reserved - PIECES_WANTED)
-COUNT = update(shelves).where(IS_ITEM, shelves.c.reserved <= PIECES_WANTED).values(on_hand=PIECES_WANTED)
-NEW_SHELF = insert_new(shelves)
-SHELF = select(*shelves.c, (shelves.c.on_hand - shelves.c.reserved).label("available"))
-ONE_SHELF = SHELF.where(IS_ITEM)
+TAKE = """
+UPDATE stock SET reserved = reserved + :pieces
+WHERE item = :item AND on_hand - reserved >= :pieces
+"""
+PUT_BACK = "UPDATE stock SET reserved = reserved - :pieces WHERE item = :item"
+COUNT = "UPDATE stock SET on_hand = :pieces WHERE item = :item AND reserved <= :pieces"
+NEW_SHELF = "INSERT INTO stock (item, on_hand, reserved) VALUES (:item, :pieces, 0) ON CONFLICT DO NOTHING"
+SHELVES = "SELECT item, on_hand, reserved, on_hand - reserved AS available FROM stock"
+SHELF = f"{SHELVES} WHERE item = :item"
 
-NEW_RESERVATION = insert_new(reservations)
-RESERVATION = select(reservations).where(reservations.c.order_id == bindparam("order_id"))
-RELEASE = (
-    update(reservations)
-    .where(reservations.c.order_id == bindparam("the_order"), reservations.c.status == "RESERVED")
-    .values(status="RELEASED")
-    .returning(reservations.c["items"])
-)
+NEW_RESERVATION = """
+INSERT INTO reservations (order_id, items, status) VALUES (:order_id, :items, :status)
+ON CONFLICT DO NOTHING
+"""
+RESERVATIONS = "SELECT order_id, items, status FROM reservations"
+RESERVATION = f"{RESERVATIONS} WHERE order_id = :order_id"
+RELEASE = """
+UPDATE reservations SET status = 'RELEASED'
+WHERE order_id = :order_id AND status = 'RESERVED'
+RETURNING items
+"""
 
-inventory = Service("inventory", schema=schema)
+inventory = Service("inventory", schema=SCHEMA)
 
 
 @inventory.handles(ReserveInventory)
-def reserve(command: ReserveInventory, db: Connection) -> InventoryReserved | OutOfStock | AlreadyReleased:
+def reserve(command: ReserveInventory, db: Database) -> InventoryReserved | OutOfStock | AlreadyReleased:
     """Set aside one piece of each item, or refuse the whole order."""
-    wanted = {"order_id": command.order_id, "items": command.items, "status": "RESERVED"}
-    if db.execute(NEW_RESERVATION, wanted).rowcount == 0:
-        known = db.execute(RESERVATION, {"order_id": command.order_id}).one()
-        if known.status == "RELEASED":
+    items = to_json(command.items)
+    if db.execute(NEW_RESERVATION, order_id=command.order_id, items=items, status="RESERVED") == 0:
+        (known,) = db.all(RESERVATION, order_id=command.order_id)
+        if known["status"] == "RELEASED":
             return AlreadyReleased(order_id=command.order_id)
-        return InventoryReserved(order_id=command.order_id, reserved_items=known.items)
+        return InventoryReserved(order_id=command.order_id, reserved_items=from_json(known["items"]))
     # In the order of their names, so that two orders never wait for each other's shelves.
     for item, pieces in sorted(Counter(command.items).items()):
-        if db.execute(TAKE, {"the_item": item, "pieces": pieces}).rowcount == 0:
+        if db.execute(TAKE, item=item, pieces=pieces) == 0:
             return OutOfStock(order_id=command.order_id, item=item)
     return InventoryReserved(order_id=command.order_id, reserved_items=command.items)
 
 
 @inventory.handles(ReleaseInventory)
-def release(command: ReleaseInventory, db: Connection) -> InventoryReleased:
+def release(command: ReleaseInventory, db: Database) -> InventoryReleased:
     """Put back what the order has set aside. If that is nothing yet, it will get nothing later."""
-    released = db.execute(RELEASE, {"the_order": command.order_id}).one_or_none()
+    released = db.one(RELEASE, order_id=command.order_id)
     if released is None:
-        db.execute(NEW_RESERVATION, {"order_id": command.order_id, "items": [], "status": "RELEASED"})
+        db.execute(NEW_RESERVATION, order_id=command.order_id, items=to_json([]), status="RELEASED")
     else:
-        for item, pieces in sorted(Counter(released.items).items()):
-            db.execute(PUT_BACK, {"the_item": item, "pieces": pieces})
+        for item, pieces in sorted(Counter(from_json(released["items"])).items()):
+            db.execute(PUT_BACK, item=item, pieces=pieces)
     return InventoryReleased(order_id=command.order_id)
 
 
 @inventory.handles(SetStock)
-def set_stock(command: SetStock, db: Connection) -> StockSet | StockHeld:
+def set_stock(command: SetStock, db: Database) -> StockSet | StockHeld:
     """Say how many pieces there are; not fewer than are reserved."""
-    counted = db.execute(COUNT, {"the_item": command.item, "pieces": command.on_hand}).rowcount == 1
-    if not counted and db.execute(NEW_SHELF, {"item": command.item, "on_hand": command.on_hand}).rowcount == 0:
+    counted = db.execute(COUNT, item=command.item, pieces=command.on_hand) == 1
+    if not counted and db.execute(NEW_SHELF, item=command.item, pieces=command.on_hand) == 0:
         return StockHeld(item=command.item, reserved=_stock(command.item, db).reserved)
     return StockSet(item=command.item, on_hand=command.on_hand)
 
 
 @inventory.answers(GetStock)
-def get_stock(query: GetStock, db: Connection) -> StockView:
+def get_stock(query: GetStock, db: Database) -> StockView:
     return _stock(query.item, db)
 
 
 @inventory.answers(ListStock)
-def list_stock(query: ListStock, db: Connection) -> StockPage:
-    rows, after = page(db, SHELF, shelves.c.item, after=query.after, limit=query.limit)
-    return StockPage(stock=[StockView.model_validate(row, from_attributes=True) for row in rows], after=after)
+def list_stock(query: ListStock, db: Database) -> StockPage:
+    stock, after = page(db, SHELVES, StockView, key="item", after=query.after, limit=query.limit)
+    return StockPage(stock=stock, after=after)
 
 
 @inventory.answers(ListReservations)
-def list_reservations(query: ListReservations, db: Connection) -> ReservationPage:
-    found = select(reservations)
-    if query.order_id is not None:
-        found = found.where(reservations.c.order_id == query.order_id)
-    rows, after = page(db, found, reservations.c.order_id, after=query.after, limit=query.limit)
-    views = [ReservationView.model_validate(row, from_attributes=True) for row in rows]
-    return ReservationPage(reservations=views, after=after)
+def list_reservations(query: ListReservations, db: Database) -> ReservationPage:
+    reservations, after = page(
+        db, RESERVATIONS, _reservation, key="order_id", after=query.after, limit=query.limit, order_id=query.order_id
+    )
+    return ReservationPage(reservations=reservations, after=after)
 
 
-def _stock(item: str, db: Connection) -> StockView:
-    row = db.execute(ONE_SHELF, {"the_item": item}).one_or_none()
+def _stock(item: str, db: Database) -> StockView:
+    row = db.one(SHELF, item=item)
     if row is None:
         raise NotFound(f"there is no item {item}")
-    return StockView.model_validate(row, from_attributes=True)
+    return StockView(**row)
+
+
+def _reservation(*, items: str, **columns: Any) -> ReservationView:
+    return ReservationView(items=from_json(items), **columns)

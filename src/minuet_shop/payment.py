@@ -1,10 +1,9 @@
 """Payment: charges and refunds through the payment company, and keeps the books of it."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
-from sqlalchemy import Column, Connection, MetaData, String, Table, select
-
-from minuet import Deployment, IdempotencyKey, Service
+from minuet import Database, Deployment, IdempotencyKey, Service
 from minuet_shop.contracts import (
     ListPayments,
     PaymentDeclined,
@@ -16,20 +15,27 @@ from minuet_shop.contracts import (
     RefundPayment,
 )
 from minuet_shop.outside import PATIENT, Gateway, HttpGateway, SaysNo, connected
-from minuet_shop.tables import Cents, insert_new, insert_or_set, page
+from minuet_shop.tables import from_cents, page, to_cents
 
-schema = MetaData()
-payments = Table(
-    "payments",
-    schema,
-    Column("order_id", String, primary_key=True),
-    Column("amount", Cents, nullable=False),
-    Column("status", String, nullable=False),
-)
-PAID = insert_new(payments)
-REFUNDED = insert_or_set(payments, status="REFUNDED")
+# Amounts are in cents.
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS payments (
+    order_id TEXT NOT NULL PRIMARY KEY,
+    amount BIGINT NOT NULL,
+    status TEXT NOT NULL
+);
+"""
+PAID = """
+INSERT INTO payments (order_id, amount, status) VALUES (:order_id, :amount, 'PAID')
+ON CONFLICT DO NOTHING
+"""
+REFUNDED = """
+INSERT INTO payments (order_id, amount, status) VALUES (:order_id, :amount, 'REFUNDED')
+ON CONFLICT (order_id) DO UPDATE SET status = 'REFUNDED'
+"""
+PAYMENTS = "SELECT order_id, amount, status FROM payments"
 
-payment = Service("payment", schema=schema)
+payment = Service("payment", schema=SCHEMA)
 
 
 @payment.provides
@@ -51,10 +57,10 @@ async def process(command: ProcessPayment, gateway: Gateway, key: IdempotencyKey
 
 
 @process.on_outcome
-def record(outcome: PaymentProcessed | PaymentDeclined, db: Connection) -> None:
+def record(outcome: PaymentProcessed | PaymentDeclined, db: Database) -> None:
     """A payment that was refunded meanwhile stays refunded."""
     if isinstance(outcome, PaymentProcessed):
-        db.execute(PAID, {"order_id": outcome.order_id, "amount": outcome.amount, "status": "PAID"})
+        db.execute(PAID, order_id=outcome.order_id, amount=to_cents(outcome.amount))
 
 
 @process.on_exhausted
@@ -69,15 +75,18 @@ async def refund(command: RefundPayment, gateway: Gateway) -> PaymentRefunded:
 
 
 @refund.on_outcome
-def record_refund(outcome: PaymentRefunded, db: Connection) -> None:
+def record_refund(outcome: PaymentRefunded, db: Database) -> None:
     """A refund that comes before its payment is kept too: the payment then counts as refunded."""
-    db.execute(REFUNDED, {"order_id": outcome.order_id, "amount": outcome.amount, "status": "REFUNDED"})
+    db.execute(REFUNDED, order_id=outcome.order_id, amount=to_cents(outcome.amount))
 
 
 @payment.answers(ListPayments)
-def list_payments(query: ListPayments, db: Connection) -> PaymentPage:
-    found = select(payments)
-    if query.order_id is not None:
-        found = found.where(payments.c.order_id == query.order_id)
-    rows, after = page(db, found, payments.c.order_id, after=query.after, limit=query.limit)
-    return PaymentPage(payments=[PaymentView.model_validate(row, from_attributes=True) for row in rows], after=after)
+def list_payments(query: ListPayments, db: Database) -> PaymentPage:
+    payments, after = page(
+        db, PAYMENTS, _view, key="order_id", after=query.after, limit=query.limit, order_id=query.order_id
+    )
+    return PaymentPage(payments=payments, after=after)
+
+
+def _view(*, amount: int, **columns: Any) -> PaymentView:
+    return PaymentView(amount=from_cents(amount), **columns)

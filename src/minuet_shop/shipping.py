@@ -2,9 +2,7 @@
 
 from collections.abc import AsyncIterator
 
-from sqlalchemy import Column, Connection, MetaData, String, Table, select
-
-from minuet import Deployment, IdempotencyKey, Service
+from minuet import Database, Deployment, IdempotencyKey, Service
 from minuet_shop.contracts import (
     AddressRefused,
     CancelShipment,
@@ -16,20 +14,26 @@ from minuet_shop.contracts import (
     ShipmentView,
 )
 from minuet_shop.outside import PATIENT, Carrier, HttpCarrier, SaysNo, connected
-from minuet_shop.tables import insert_new, insert_or_set, page
+from minuet_shop.tables import page
 
-schema = MetaData()
-shipments = Table(
-    "shipments",
-    schema,
-    Column("order_id", String, primary_key=True),
-    Column("tracking_number", String),
-    Column("status", String, nullable=False),
-)
-SHIPPED = insert_new(shipments)
-CANCELLED = insert_or_set(shipments, status="CANCELLED")
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS shipments (
+    order_id TEXT NOT NULL PRIMARY KEY,
+    tracking_number TEXT,
+    status TEXT NOT NULL
+);
+"""
+SHIPPED = """
+INSERT INTO shipments (order_id, tracking_number, status) VALUES (:order_id, :tracking_number, 'SHIPPED')
+ON CONFLICT DO NOTHING
+"""
+CANCELLED = """
+INSERT INTO shipments (order_id, status) VALUES (:order_id, 'CANCELLED')
+ON CONFLICT (order_id) DO UPDATE SET status = 'CANCELLED'
+"""
+SHIPMENTS = "SELECT order_id, tracking_number, status FROM shipments"
 
-shipping = Service("shipping", schema=schema)
+shipping = Service("shipping", schema=SCHEMA)
 
 
 @shipping.provides
@@ -49,11 +53,10 @@ async def create(command: CreateShipment, carrier: Carrier, key: IdempotencyKey)
 
 
 @create.on_outcome
-def record(outcome: OrderShipped | AddressRefused, db: Connection) -> None:
+def record(outcome: OrderShipped | AddressRefused, db: Database) -> None:
     """A shipment that was cancelled meanwhile stays cancelled."""
     if isinstance(outcome, OrderShipped):
-        row = {"order_id": outcome.order_id, "tracking_number": outcome.tracking_number, "status": "SHIPPED"}
-        db.execute(SHIPPED, row)
+        db.execute(SHIPPED, order_id=outcome.order_id, tracking_number=outcome.tracking_number)
 
 
 @create.on_exhausted
@@ -69,15 +72,14 @@ async def cancel(command: CancelShipment, carrier: Carrier) -> ShipmentCancelled
 
 
 @cancel.on_outcome
-def record_cancel(outcome: ShipmentCancelled, db: Connection) -> None:
+def record_cancel(outcome: ShipmentCancelled, db: Database) -> None:
     """A cancellation that comes before its shipment is kept too: the shipment then counts as cancelled."""
-    db.execute(CANCELLED, {"order_id": outcome.order_id, "status": "CANCELLED"})
+    db.execute(CANCELLED, order_id=outcome.order_id)
 
 
 @shipping.answers(ListShipments)
-def list_shipments(query: ListShipments, db: Connection) -> ShipmentPage:
-    found = select(shipments)
-    if query.order_id is not None:
-        found = found.where(shipments.c.order_id == query.order_id)
-    rows, after = page(db, found, shipments.c.order_id, after=query.after, limit=query.limit)
-    return ShipmentPage(shipments=[ShipmentView.model_validate(row, from_attributes=True) for row in rows], after=after)
+def list_shipments(query: ListShipments, db: Database) -> ShipmentPage:
+    shipments, after = page(
+        db, SHIPMENTS, ShipmentView, key="order_id", after=query.after, limit=query.limit, order_id=query.order_id
+    )
+    return ShipmentPage(shipments=shipments, after=after)

@@ -1,49 +1,66 @@
-"""What the services' tables have in common. Each service has tables of its own, in a database of its own."""
+"""What the services' tables have in common. Each service has tables of its own, in a database of its own.
 
-from collections.abc import Sequence
+The SQL is the same on SQLite and on PostgreSQL. Money is a whole number of cents there, and a list of items JSON text.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
-from typing import Any
+from typing import TypeVar
 
-from sqlalchemy import BigInteger, Column, Connection, Dialect, Row, Select, Table, TypeDecorator, event
+from minuet import Database, View
 
-# SQLite understands PostgreSQL's ON CONFLICT, and SQLAlchemy writes it for both.
-from sqlalchemy.dialects.postgresql import Insert, insert
-
-
-class Cents(TypeDecorator[Decimal]):
-    """Money as a whole number of cents, exact in every database."""
-
-    impl = BigInteger
-    cache_ok = True
-
-    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> int | None:
-        return None if value is None else int(value * 100)
-
-    def process_result_value(self, value: int | None, dialect: Dialect) -> Decimal | None:
-        return None if value is None else Decimal(value).scaleb(-2)
+Shown = TypeVar("Shown", bound=View)
 
 
-def insert_new(table: Table) -> Insert:
-    """An INSERT that leaves a row which is there already as it is; its ``rowcount`` tells."""
-    return insert(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
+def to_cents(amount: Decimal) -> int:
+    return int(amount * 100)
 
 
-def insert_or_set(table: Table, **values: object) -> Insert:
-    """An INSERT that sets these values in a row which is there already."""
-    return insert(table).on_conflict_do_update(index_elements=[*table.primary_key], set_=values)
+def from_cents(cents: int) -> Decimal:
+    return Decimal(cents).scaleb(-2)
 
 
-def begin_with(table: Table, rows: list[dict[str, object]]) -> None:
-    """Put the rows into the table when it is created."""
+def to_json(items: list[str]) -> str:
+    return json.dumps(items)
 
-    @event.listens_for(table, "after_create")
-    def fill(_: Table, connection: Connection, **__: object) -> None:
-        connection.execute(insert_new(table), rows)
+
+def from_json(text: str) -> list[str]:
+    items: list[str] = json.loads(text)
+    return items
+
+
+def begin_with(table: str, rows: Iterable[Mapping[str, str | int]]) -> str:
+    """The statement that puts these rows into a table, for its schema. A row that is there already stays as it is."""
+    rows = list(rows)
+    values = ", ".join(f"({', '.join(map(_literal, row.values()))})" for row in rows)
+    return f"INSERT INTO {table} ({', '.join(rows[0])}) VALUES {values} ON CONFLICT DO NOTHING;"  # noqa: S608
+
+
+def _literal(value: str | int) -> str:
+    return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
 
 
 def page(
-    db: Connection, rows: Select[Any], column: Column[str], *, after: str | None, limit: int
-) -> tuple[Sequence[Row[Any]], str | None]:
-    """The rows whose column comes after ``after``, in its order; and where the next page goes on, if there is one."""
-    found = db.execute(rows.where(column > (after or "")).order_by(column).limit(limit + 1)).all()
-    return found[:limit], getattr(found[limit - 1], column.name) if len(found) > limit else None
+    db: Database,
+    rows: str,
+    view: Callable[..., Shown],
+    *,
+    key: str,
+    after: str | None,
+    limit: int,
+    **equal: str | None,
+) -> tuple[list[Shown], str | None]:
+    """The rows whose key comes after ``after``, in its order; and where the next page goes on, if there is one.
+
+    Args:
+        rows: a SELECT without a WHERE.
+        view: shows a row, of which it gets the columns by name.
+        key: the column in whose order they come. No two rows share a value of it.
+        equal: what columns have to be, unless it is None.
+    """
+    wanted = {column: value for column, value in equal.items() if value is not None}
+    where = " AND ".join([f"{key} > :after", *(f"{column} = :{column}" for column in wanted)])
+    statement = f"{rows} WHERE {where} ORDER BY {key} LIMIT :limit"
+    found = db.all(statement, after=after or "", limit=limit + 1, **wanted)
+    return [view(**row) for row in found[:limit]], found[limit - 1][key] if len(found) > limit else None

@@ -223,7 +223,7 @@ class Stranger:
         # `publish` writes good attributes only.
         queues = self.transport._queues
         text = json.dumps(sent)
-        await self.transport._database.submit(lambda: queues.keep([(Outgoing(0, channel, envelope), text)]))
+        await self.transport._database.submit(lambda: queues.keep([(Outgoing(0, channel, envelope), text)], {}))
 
 
 @pytest_asyncio.fixture(loop_scope="module")

@@ -159,5 +159,7 @@ async def test_a_handler_cannot_end_the_transaction(store: SqliteStore, way: Cal
 
 
 async def test_what_a_handler_asks_for_must_be_there(store: SqliteStore) -> None:
-    with pytest.raises(ConfigurationError, match=r"no sqlalchemy\.engine\.base\.Engine .* it has minuet\.Database, sqlite3\.Connection"):
+    with pytest.raises(
+        ConfigurationError, match=r"no sqlalchemy\.engine\.base\.Engine .* it has minuet\.Database, sqlite3\.Connection"
+    ):
         await store.transact(lambda tx: tx.handle(sqlalchemy.Engine))

@@ -13,7 +13,8 @@ from unittest.mock import patch
 from minuet.adapters import memory
 from minuet.adapters.memory import MemoryBroker, MemoryDatabase, MemoryStore, MemoryTransport
 from minuet.app import App
-from minuet.bootstrap import System, _Wiring, running
+from minuet.bootstrap import System, running
+from minuet.bootstrap.wiring import Wiring
 from minuet.core.coordinator import Status
 from minuet.core.envelope import Envelope
 from minuet.core.errors import NotYet
@@ -211,8 +212,8 @@ class Process:
         self.is_alive = True
         self._main = asyncio.get_running_loop().create_task(self._run(), context=self.context)
         with (
-            patch.object(_Wiring, "_store", lambda wiring, name, *_, **__: self._store(name)),
-            patch.object(_Wiring, "_participants_over_http", lambda *_: _OtherProcesses(self)),
+            patch.object(Wiring, "_store", lambda wiring, name, *_, **__: self._store(name)),
+            patch.object(Wiring, "_participants_over_http", lambda *_: _OtherProcesses(self)),
             patch.object(memory, "MemoryTransport", lambda *_: FlakyTransport(self.world.broker)),
         ):
             both: list[asyncio.Future[Any]] = [self._main, self._ready]

@@ -1,26 +1,28 @@
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, create_engine
-from sqlalchemy.pool import StaticPool
 
-from minuet import Service
+from minuet import Database, Service
+from minuet.adapters.sqlite.connection import connect
+from minuet.adapters.sqlite.handle import SqliteHandle
+from minuet.adapters.sqlite.schema import run_script
+from minuet.adapters.sqlite.transaction import BEGIN
 
-DatabaseOf = Callable[[Service], Connection]
+DatabaseOf = Callable[[Service], Database]
 
 
 @pytest.fixture
-def database_of() -> Iterator[DatabaseOf]:
-    """Opens a service's own database, in memory, as it is when the service starts for the first time."""
-    opened: list[Connection] = []
+def database_of(tmp_path: Path) -> Iterator[DatabaseOf]:
+    """Opens a service's own database as a handler gets it, in a transaction, when the service starts. Nothing stays."""
+    with ExitStack() as opened:
 
-    def open_one(service: Service) -> Connection:
-        db = create_engine("sqlite://", poolclass=StaticPool).connect()
-        service.schema.create_all(db)
-        opened.append(db)
-        return db
+        def open_one(service: Service) -> Database:
+            connection = connect(tmp_path / f"{service.name}.db")
+            opened.callback(connection.really_close)
+            connection.run(connection.own_cursor(), BEGIN)
+            run_script(connection, service.schema)
+            return SqliteHandle(connection)
 
-    yield open_one
-    for db in opened:
-        db.close()
-        db.engine.dispose()
+        yield open_one

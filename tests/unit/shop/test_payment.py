@@ -1,9 +1,8 @@
 from decimal import Decimal
 
 import pytest
-from sqlalchemy import Connection
 
-from minuet import IdempotencyKey
+from minuet import Database, IdempotencyKey
 from minuet_shop.contracts import (
     ListPayments,
     PaymentDeclined,
@@ -40,11 +39,11 @@ class FakeGateway:
 
 
 @pytest.fixture
-def db(database_of: DatabaseOf) -> Connection:
+def db(database_of: DatabaseOf) -> Database:
     return database_of(payment)
 
 
-def books(db: Connection) -> list[tuple[str, Decimal, str]]:
+def books(db: Database) -> list[tuple[str, Decimal, str]]:
     return [(one.order_id, one.amount, one.status) for one in list_payments(ListPayments(), db).payments]
 
 
@@ -62,7 +61,7 @@ async def test_who_pays_may_be_left_out_as_in_the_seed() -> None:
     assert gateway.charged == {"K": ("A", "", Decimal("150.75"))}
 
 
-async def test_a_decline_carries_its_reason(db: Connection) -> None:
+async def test_a_decline_carries_its_reason(db: Database) -> None:
     declined = await process(COMMAND, FakeGateway(says_no="no money"), IdempotencyKey("K"))
     assert declined == PaymentDeclined(order_id="A", reason="no money")
     record(declined, db)
@@ -79,13 +78,13 @@ async def test_when_every_attempt_failed_nothing_stays_charged() -> None:
     assert gateway.refunded == ["A"]
 
 
-def test_a_payment_is_written_down_once(db: Connection) -> None:
+def test_a_payment_is_written_down_once(db: Database) -> None:
     record(PROCESSED, db)
     record(PROCESSED, db)
     assert books(db) == [("A", Decimal("150.75"), "PAID")]
 
 
-def test_a_refund_is_final_whichever_comes_first(db: Connection) -> None:
+def test_a_refund_is_final_whichever_comes_first(db: Database) -> None:
     record(PROCESSED, db)
     record_refund(REFUNDED, db)
     record(PROCESSED, db)
@@ -95,7 +94,7 @@ def test_a_refund_is_final_whichever_comes_first(db: Connection) -> None:
     assert books(db)[1] == ("B", Decimal("0.00"), "REFUNDED")
 
 
-def test_payments_are_found_by_their_order(db: Connection) -> None:
+def test_payments_are_found_by_their_order(db: Database) -> None:
     for order_id in ("A", "B"):
         record(PaymentProcessed(order_id=order_id, amount=Decimal(1)), db)
     assert [one.order_id for one in list_payments(ListPayments(order_id="B"), db).payments] == ["B"]

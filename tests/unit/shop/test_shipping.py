@@ -1,7 +1,6 @@
 import pytest
-from sqlalchemy import Connection
 
-from minuet import IdempotencyKey
+from minuet import Database, IdempotencyKey
 from minuet_shop.contracts import (
     AddressRefused,
     CancelShipment,
@@ -37,11 +36,11 @@ class FakeCarrier:
 
 
 @pytest.fixture
-def db(database_of: DatabaseOf) -> Connection:
+def db(database_of: DatabaseOf) -> Database:
     return database_of(shipping)
 
 
-def books(db: Connection) -> list[tuple[str, str | None, str]]:
+def books(db: Database) -> list[tuple[str, str | None, str]]:
     return [(one.order_id, one.tracking_number, one.status) for one in list_shipments(ListShipments(), db).shipments]
 
 
@@ -51,7 +50,7 @@ async def test_a_parcel_is_handed_over_under_the_key_it_is_given() -> None:
     assert carrier.shipped == {"K": ("A", "CUST987")}
 
 
-async def test_a_refused_address_carries_its_reason(db: Connection) -> None:
+async def test_a_refused_address_carries_its_reason(db: Database) -> None:
     refused = await create(COMMAND, FakeCarrier(says_no="no such street"), IdempotencyKey("K"))
     assert refused == AddressRefused(order_id="A", reason="no such street")
     record(refused, db)
@@ -65,7 +64,7 @@ async def test_a_parcel_is_called_back_on_demand_and_when_every_attempt_failed()
     assert carrier.cancelled == ["A", "A"]
 
 
-def test_a_cancellation_is_final_whichever_comes_first(db: Connection) -> None:
+def test_a_cancellation_is_final_whichever_comes_first(db: Database) -> None:
     record(SHIPPED, db)
     record(SHIPPED, db)
     assert books(db) == [("A", "TRK998877", "SHIPPED")]

@@ -21,7 +21,7 @@ from minuet.adapters.broker.port import Received
 MESSAGES_MAX = 1000
 BYTES_MAX = 32 * 1024 * 1024
 FIRST_GUESS_BYTES = 128 * 1024
-OVERHEAD_BYTES = 512
+OVERHEAD_BYTES = 1024  # of the objects, and the names of the attributes
 
 
 @dataclass(slots=True, eq=False)
@@ -120,7 +120,7 @@ class Held:
         taken: list[HeldMessage] = []
         while self._ready and len(taken) < limit:
             line = next(iter(self._ready))
-            del self._ready[line]
+            del self._ready[line]  # what is left of it waits for what goes out now, or for its time
             while line.waiting and line.waiting[0].due_at <= now and len(taken) < limit:
                 message = line.waiting.popleft()
                 message.is_out = True
@@ -180,7 +180,6 @@ class Held:
 
     def _place(self, line: Line) -> None:
         """Say whether the line may be handed out, now or later, after something changed at its head."""
-        self._ready.pop(line, None)
         if line.out:
             return
         if not line.waiting:
@@ -211,5 +210,4 @@ class Held:
 
 def size_of(received: Received) -> int:
     """About what it takes in memory, in bytes."""
-    text = sum(len(name) + len(value) for name, value in received.attributes.items())
-    return len(received.body) + text + OVERHEAD_BYTES
+    return len(received.body) + sum(map(len, received.attributes.values())) + OVERHEAD_BYTES

@@ -52,7 +52,6 @@ class Link:
         self._start_s = start_s
         self._call_s = call_s
         self._failures = 0
-        self._is_closed = False
         self._up = asyncio.Event()
         self._calls: set[asyncio.Task[object]] = set()
         self._reconnecting: asyncio.Task[None] | None = None
@@ -94,12 +93,15 @@ class Link:
                 self._up.set()
                 return
 
-    async def call(self, what: Callable[[], Awaitable[T]], *, is_limited: bool = True) -> T:
+    async def call(self, what: Callable[[], Awaitable[T]], *, is_limited: bool = True, may_refuse: bool = False) -> T:
         """Ask the broker for something. Not while another call of the same kind is under way.
 
+        Args:
+            may_refuse: a ConfigurationError is an answer, and no reason to connect again.
+
         Raises:
-            Disconnected: there is no connection, or it was lost over this; it is being replaced.
-            ConfigurationError: as the broker says.
+            Disconnected: there is no connection, or it was lost over this, for whatever reason; it is being replaced.
+            ConfigurationError: as the broker says, if it may.
         """
         if not self._up.is_set():
             raise Disconnected(f"{self.name} is not connected")
@@ -119,16 +121,16 @@ class Link:
             if generation == self.generation:
                 self._failures = 0
             return task.result()
-        if isinstance(error, ConfigurationError) or not isinstance(error, Exception):
+        if (may_refuse and isinstance(error, ConfigurationError)) or not isinstance(error, Exception):
             raise error
         self.lose(error, generation)
         if isinstance(error, Disconnected):
             raise error
         raise Disconnected(f"{self.name}: {say(error)}") from error
 
-    def lose(self, error: Exception, generation: int | None = None) -> None:
-        """Give this connection up and make another. Nothing happens if that was done already."""
-        if self._is_closed or not self._up.is_set() or generation not in {None, self.generation}:
+    def lose(self, error: Exception, generation: int) -> None:
+        """Give that connection up and make another. Nothing happens if that was done already."""
+        if not self._up.is_set() or generation != self.generation:
             return
         # What is not a connection's failure is a bug, here or in the adapter, and wants to be found.
         unexpected = None if isinstance(error, Disconnected) else error
@@ -140,7 +142,6 @@ class Link:
 
     async def close(self) -> None:
         """Disconnect for good. May be called twice."""
-        self._is_closed = True
         self._up.clear()
         if self._reconnecting is not None:
             await _end(self._reconnecting, self._call_s)

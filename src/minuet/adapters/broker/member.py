@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,9 +30,7 @@ class Member:
         self._is_stopped = False
 
     def start(self) -> None:
-        """Begin to fetch. May be called twice."""
-        if self._tasks or self._is_stopped:
-            return
+        """Begin to fetch."""
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._pump(), name=f"{self._link.name}: fetch for {self.group}")]
         if self._broker.hold_s is not None:
@@ -76,7 +75,7 @@ class Member:
         for message, settlement in settled:
             if isinstance(settlement, Again):
                 self.held.again(message, now + settlement.delay_s if settlement.delay_s > 0 else 0.0)
-            elif not message.is_gone:
+            else:
                 done.append(message)
         self._news.set()
         if done and await self._acknowledge(done):
@@ -104,14 +103,13 @@ class Member:
     async def _acknowledge(self, messages: Sequence[HeldMessage]) -> bool:
         """Whether the broker knows. Those that are no longer ours by now are left out."""
         async with self._acknowledging:
-            tokens = [message.received.token for message in messages if not message.is_gone]
+            tokens = [message.received.token for message in messages if message.is_out and not message.is_gone]
             return not tokens or await self._told_done(tokens)
 
     async def _told_done(self, tokens: Sequence[Any]) -> bool:
         try:
             await self._link.call(lambda: self._broker.acknowledge(self.group, tokens))
-        except Exception as error:
-            self._link.lose(error)  # unless it is lost already
+        except Disconnected:
             return False
         return True
 
@@ -127,8 +125,6 @@ class Member:
                 await self._fetch(room)
             except Disconnected:
                 continue  # the link makes another
-            except Exception as error:
-                self._link.lose(error)
 
     async def _fetch(self, room: int) -> None:
         unwanted = await self._link.call(lambda: self._fetch_into_hand(room), is_limited=False)
@@ -161,12 +157,8 @@ class Member:
             tokens = self.held.tokens()
             if not tokens or not self._link.is_up:
                 continue
-            try:
+            with contextlib.suppress(Disconnected):
                 await self._link.call(lambda: self._broker.keep(self.group, tokens))  # noqa: B023  called at once
-            except Disconnected:
-                continue
-            except Exception as error:
-                self._link.lose(error)
 
 
 def delivery_of(group: str, message: HeldMessage) -> Delivery:

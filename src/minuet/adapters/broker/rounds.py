@@ -28,7 +28,7 @@ async def send_in_rounds(
         else:
             this_round.append(index)
     waiting = [list(reversed(line)) for line in lines.values()]
-    this_round += [line.pop() for line in waiting]
+    this_round = sorted([*this_round, *(line.pop() for line in waiting)])
     while this_round:
         try:
             heard = await send([messages[index] for index in this_round])

@@ -53,6 +53,7 @@ class BrokerTransport:
         messages_max: int = MESSAGES_MAX,
         bytes_max: int = BYTES_MAX,
     ) -> None:
+        self.features: Features = broker.features
         self._broker = broker
         self._topology = Topology(destinations)
         self._ids = ids
@@ -71,14 +72,11 @@ class BrokerTransport:
         )
         self._members: dict[str, Member] = {}
         self._was_declared = False
+        self._is_closed = False
         self._sending = asyncio.Lock()
         self._declaring = asyncio.Lock()
         self._settling: set[asyncio.Task[None]] = set()
         broker.revoked = self._revoked
-
-    @property
-    def features(self) -> Features:
-        return self._broker.features
 
     @property
     def is_connected(self) -> bool:
@@ -92,6 +90,7 @@ class BrokerTransport:
             ConfigurationError: the server could not be reached for `start_s`, or does not want us.
         """
         await self._link.start()
+        self.features = self._broker.features  # some brokers say only when connected how large a message may be
 
     async def declare(self, subscriptions: Sequence[Subscription], *, only_new: bool = False) -> None:
         """See `minuet.ports.Transport.declare`.
@@ -172,6 +171,8 @@ class BrokerTransport:
     def _member(self, group: str) -> Member:
         member = self._members.get(group)
         if member is None:
+            if self._is_closed:
+                raise Disconnected(f"{self._link.name} is closed")
             if not self._topology.has_something_for(group):
                 raise ConfigurationError(f"group {group} has nothing to receive on {self._link.name}; declare it first")
             held = Held(messages_max=self._messages_max, bytes_max=self._bytes_max)
@@ -200,6 +201,7 @@ class BrokerTransport:
 
     async def close(self) -> None:
         """See `minuet.ports.Transport.close`. May be called twice."""
+        self._is_closed = True
         for member in self._members.values():
             await member.stop()
         if self._settling:
@@ -213,6 +215,7 @@ class BrokerTransport:
 
     async def abandon(self) -> None:
         """As if this process had died: the connection ends and nothing is given back. For tests."""
+        self._is_closed = True
         self._drop_all()
         for member in self._members.values():
             await member.stop()
@@ -228,6 +231,7 @@ class BrokerTransport:
 
     async def _restore(self) -> None:
         """After a reconnect: the broker may be an empty one now, and the connection knows nothing yet."""
+        self.features = self._broker.features
         if self._provision and self._was_declared:
             queues = self._topology.queues(self._topology.subscriptions)
             await self._broker.declare(queues, self._topology.destinations, only_new=True)
@@ -241,7 +245,7 @@ class BrokerTransport:
                 while True:
                     await self._link.up()
                     try:
-                        return await self._link.call(what)
+                        return await self._link.call(what, may_refuse=True)
                     except Disconnected as error:
                         failures += 1
                         log.warning("%s: trying again: %s", self._link.name, say(error))

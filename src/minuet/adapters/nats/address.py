@@ -1,8 +1,8 @@
 """What the URLs of this adapter say. Pure.
 
 ``nats://user:password@host:4222,host2:4222/stream/subject?options``: the address of a channel. Stream and subject may
-hold ``{channel}``; the stream is ``minuet`` and the subject ``<stream>.{channel}`` if they are left out. The same without
-the subject is the part of it that makes one transport: one stream, over one connection.
+hold ``{channel}``; the stream is ``minuet`` and the subject ``<stream>.{channel}`` if they are left out. The same
+without the subject is the part of it that makes one transport: one stream, over one connection.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ STREAM = "minuet"
 NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")  # of a stream; more is allowed, but not on every file system
 SUBJECT = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 INBOX = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
-RETENTIONS = ("limits", "interest")
 EXAMPLE = "write nats://HOST:4222/STREAM, for example nats://127.0.0.1:4222/minuet, or nats+tls://... for TLS"
 
 HOLD_S = 30
@@ -40,7 +39,7 @@ class Address:
         ca, certificate, key: files, for TLS.
         domain: of JetStream, behind a leaf node.
         inbox: what the subjects of answers to us begin with.
-        replicas, max_age_s, max_bytes, retention: of the stream; None where the URL does not say.
+        replicas, max_age_s, max_bytes: of the stream; None where the URL does not say.
         hold_s: for how long a message is one member's, unless it says that it is still in work.
         max_ack_pending: so many messages of a group may be in work, at all its members together.
     """
@@ -60,7 +59,6 @@ class Address:
     replicas: int | None = None
     max_age_s: int | None = None
     max_bytes: int | None = None
-    retention: str | None = None
     hold_s: int = HOLD_S
     max_ack_pending: int = MAX_ACK_PENDING
 
@@ -79,7 +77,7 @@ def split(url: str, channel: str) -> tuple[str, str]:
     """
     parts = urlsplit(url)
     path = [unquote(part) for part in parts.path.split("/") if part]
-    if len(path) > 2:  # noqa: PLR2004  stream and subject
+    if len(path) > 2:
         raise ConfigurationError(f"channel {channel}: /{'/'.join(path)} is not a stream, or stream/subject; {EXAMPLE}")
     stream = (path[0] if path else STREAM).replace("{channel}", channel.replace(".", "-"))
     subject = (path[1] if path[1:] else f"{stream}.{{channel}}").replace("{channel}", channel)
@@ -123,7 +121,6 @@ def parse(server: str) -> Address:
         replicas=options.number("replicas", 1, 5),
         max_age_s=options.number("max_age_s", 60, 100 * 365 * 24 * 3600),
         max_bytes=options.number("max_bytes", 1, 2**62),
-        retention=options.text("retention", re.compile("|".join(RETENTIONS))),
         hold_s=options.number("hold_s", 1, 3600) or HOLD_S,
         max_ack_pending=options.number("max_ack_pending", 1, 1_000_000) or MAX_ACK_PENDING,
     )

@@ -12,8 +12,7 @@ from minuet.adapters.broker.port import Received, Sending
 PREFIX = "ce-"
 CONTENT_TYPE = "content-type"
 MESSAGE_ID = "Nats-Msg-Id"
-STATUS = "Status"
-DESCRIPTION = "Description"
+EXPECTED_STREAM = "Nats-Expected-Stream"
 # What may stand in a header as it is: all printable ASCII but space, double quote and percent.
 SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
 
@@ -22,12 +21,12 @@ ACK_PARTS_NEW = 11  # $JS.ACK.domain.account.stream and so on, and perhaps more 
 OLD_DELIVERIES, NEW_DELIVERIES = 4, 6
 
 
-def headers_of(message: Sending) -> dict[str, str]:
-    """Also with the name by which the server knows a message that it has already.
+def headers_of(message: Sending, stream: str) -> dict[str, str]:
+    """Also with the stream that has to keep it, and with the name by which the server knows what it has already.
 
-    That covers a whole stream, so the subject is part of it: one event may be told on two channels.
+    That name is for a whole stream, so the subject is part of it: one event may be told on two channels.
     """
-    headers = {}
+    headers = {EXPECTED_STREAM: stream}
     for name, value in message.attributes.items():
         if name == "datacontenttype":
             headers[CONTENT_TYPE] = quote(value, safe=SAFE + " ")
@@ -71,8 +70,8 @@ def deliveries_of(reply: str) -> int:
 
 
 def status_of(message: Msg) -> tuple[str, str]:
-    """Code and text, if it is the server that speaks and not a message; else two empty strings."""
-    headers = message.headers or {}
-    if message.data or STATUS not in headers or message.reply:
+    """Code and text, if it is the server that speaks; two empty strings if it is a message of a stream."""
+    if message.reply:  # where a message's acknowledgement is awaited
         return "", ""
-    return headers[STATUS], headers.get(DESCRIPTION, "")
+    headers = message.headers or {}
+    return headers.get("Status", ""), headers.get("Description", "").strip()

@@ -25,7 +25,7 @@ from minuet.adapters.rabbitmq.wire import properties_of
 from minuet.core.errors import MessageError, MinuetError
 from minuet.ports import Features, Ids
 
-BLOCKED_S_MAX: Final = 5.0
+BLOCKED_S_MAX: Final = 2.0
 """To wait for the end of an alarm before a message counts as not sent."""
 
 
@@ -49,11 +49,13 @@ class RabbitMqBroker:
 
     def __init__(self, url: str, ids: Ids) -> None:
         self.settings = settings_of(url)
+        quorum, single = self.settings.queue == "quorum", self.settings.single_active_consumer
+        # A quorum queue whose leader was killed serves a new consumer before it takes back what the old one had.
         self.features = Features(
-            ordered_per_key=True,
-            ordered_across_members=self.settings.single_active_consumer,
-            shares_lanes=self.settings.single_active_consumer,
-            counts_deliveries=self.settings.queue == "quorum",
+            ordered_per_key=single or not quorum,
+            ordered_across_members=single,
+            shares_lanes=single,
+            counts_deliveries=quorum,
         )
         self.revoked = lambda group, lane: None
         self._name = f"minuet {ids.new()}"

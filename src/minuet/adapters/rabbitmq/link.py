@@ -24,21 +24,20 @@ from aiormq.exceptions import (
     AuthenticationError,
     ChannelAccessRefused,
     ChannelClosed,
-    ConnectionClosed,
-    ConnectionNotAllowed,
+    InvalidFrameError,
     ProbableAuthenticationError,
 )
 from yarl import URL
 
 from minuet.adapters.broker.port import Disconnected
+from minuet.adapters.rabbitmq.reader import TolerantReader
 from minuet.adapters.rabbitmq.url import Settings
 from minuet.core.errors import ConfigurationError
 
 CONNECT_S_MAX: Final = 10.0
-ANSWER_S_MAX: Final = 30.0
+ANSWER_S_MAX: Final = 15.0  # less than `BrokerTransport` allows, so that we can still say why
 CLOSE_S_MAX: Final = 3.0
 FRAMES_MAX: Final = 64  # of a channel, that wait to be looked at
-NOT_ALLOWED: Final = 530
 HUNG_UP: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 LOST: Final = (AMQPError, OSError, RuntimeError, TimeoutError)  # RuntimeError: aiormq's word for "closed"
 
@@ -52,7 +51,7 @@ async def answered(asking: Coroutine[Any, Any, T], what: str, *, within_s: float
         Disconnected: the connection is lost, or there was no answer in time.
     """
     task = asyncio.ensure_future(asking)
-    task.add_done_callback(_look_at)
+    task.add_done_callback(look_at)
     try:
         await asyncio.wait({task}, timeout=within_s)
     finally:
@@ -72,7 +71,7 @@ async def answered(asking: Coroutine[Any, Any, T], what: str, *, within_s: float
     raise error
 
 
-def _look_at(task: asyncio.Task[Any]) -> None:
+def look_at(task: asyncio.Task[Any]) -> None:
     """Nobody may be there any more to hear of its error."""
     if not task.cancelled():
         task.exception()
@@ -169,7 +168,7 @@ class Link:
             self._wire.abort()
             return
         closing = asyncio.ensure_future(connection.close())
-        closing.add_done_callback(_look_at)
+        closing.add_done_callback(look_at)
         try:
             await asyncio.wait({closing}, timeout=CLOSE_S_MAX)
         finally:
@@ -184,11 +183,17 @@ class _Wire(TransportFactory):
         self.tls: ssl.SSLContext | None = None
         self._writer: asyncio.StreamWriter | None = None
 
-    async def create(self, url: URL, **_: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        assert url.host is not None
+        assert url.port is not None
+        loop = asyncio.get_running_loop()
+        reader = TolerantReader(loop=loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
         try:
-            reader, self._writer = await asyncio.open_connection(url.host, url.port, ssl=self.tls)
+            transport, _ = await loop.create_connection(lambda: protocol, url.host, url.port, ssl=self.tls)
         except OSError as error:
             raise AMQPConnectionError(*error.args) from error
+        self._writer = asyncio.StreamWriter(transport, protocol, reader, loop)
         return reader, self._writer
 
     def abort(self) -> None:
@@ -212,12 +217,11 @@ def _remedy(error: BaseException | None, settings: Settings) -> str | None:
     if isinstance(error, AuthenticationError | ProbableAuthenticationError):
         who = "the TLS certificate" if settings.external else f"user {settings.user}"
         return f"{settings.shown} refused {who}; look at the user, password and auth in its URL"
-    if isinstance(error, ConnectionClosed) and (
-        isinstance(error, ConnectionNotAllowed) or error.args[:1] == (NOT_ALLOWED,)
-    ):
+    if isinstance(error, InvalidFrameError) and "Connection.Close" in explain(error):
+        # The answer to opening the virtual host. aiormq keeps the broker's reason to itself.
         return (
-            f"{settings.shown} refused user {settings.user}: {explain(error)}; make the virtual host and give "
-            "the user its rights there, or write another ?vhost="
+            f"{settings.shown} did not let user {settings.user} into its virtual host; make it, give the user rights "
+            "there, or write another ?vhost= (the broker's log says why)"
         )
     if isinstance(cause := error and error.__cause__, ssl.SSLError) and not isinstance(cause, HUNG_UP):
         return (

@@ -18,7 +18,7 @@ from aiormq.channel import Channel
 from aiormq.exceptions import ChannelClosed
 
 from minuet.adapters.broker.port import Disconnected, Received
-from minuet.adapters.rabbitmq.link import Link, answered, explain, refused
+from minuet.adapters.rabbitmq.link import Link, answered, explain, look_at, refused
 from minuet.adapters.rabbitmq.wire import attributes_in, deliveries_in
 
 IDLE_S_MAX: Final = 1.0
@@ -40,14 +40,15 @@ class Member:
         self._number = number
         self._prefetch = prefetch
         self._channel: Channel | None = None
-        self._consumer = ""
+        self._consumer = ""  # the broker's name for us while it sends messages
+        self._turning = asyncio.Lock()  # held while we begin or end to consume
+        self._is_fetching = False
+        self._idle: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
         self._ahead: deque[tuple[int, Received]] = deque()
         self._unsettled: dict[int, None] = {}  # delivery tags, in the order in which they came
         self._news = asyncio.Event()
-        self._lost: Exception | None = None
-        self._joining: asyncio.Task[None] | None = None
-        self._idle: asyncio.TimerHandle | None = None
-        self._leaving: asyncio.Task[None] | None = None
+        self._lost = ""
 
     async def take(self, limit: int) -> Sequence[Received]:
         """At least one message; from the first call on, messages are sent here.
@@ -56,15 +57,22 @@ class Member:
             Disconnected: the connection, the channel or the queue is gone.
         """
         self._stay()
+        self._is_fetching = True
         try:
-            await self._join()
             while not self._ahead:
-                self._check()
-                self._news.clear()
-                await self._news.wait()
+                if self._lost:
+                    raise Disconnected(self._lost)
+                if not self._consumer or self._turning.locked():
+                    await asyncio.shield(self._in_background(self._join()))  # who is cancelled does not cancel that
+                else:
+                    self._news.clear()
+                    await self._news.wait()
         except asyncio.CancelledError:
-            self._idle = asyncio.get_running_loop().call_later(IDLE_S_MAX, self._leave)
+            if not self._lost:
+                self._idle = asyncio.get_running_loop().call_later(IDLE_S_MAX, self._leave_soon)
             raise
+        finally:
+            self._is_fetching = False
         self._check()
         return [self._ahead.popleft()[1] for _ in range(min(limit, len(self._ahead)))]
 
@@ -75,25 +83,23 @@ class Member:
             return
         channel = self._check()
         first = list(takewhile(tags.__contains__, self._unsettled))  # everything up to here is done
-        frames = [channel.basic_ack(first[-1], multiple=True, wait=False)] if first else []
-        frames += [channel.basic_ack(tag, wait=False) for tag in tags - set(first)]
         for tag in tags:
             del self._unsettled[tag]
-        await self._sent(frames, channel)
+        frames = [channel.basic_ack(first[-1], multiple=True, wait=False)] if first else []
+        frames += [channel.basic_ack(tag, wait=False) for tag in tags.difference(first)]
+        await self._send(frames, channel)
 
     async def give_back(self, tokens: Iterable[Token]) -> None:
-        """These are for others, or for us again."""
+        """These may go to others. When nobody fetches here any more, nothing comes back here either."""
         tags = self._own(tokens)
-        if tags:
-            channel = self._check()
-            for tag in tags:
-                del self._unsettled[tag]
-            await self._sent([channel.basic_nack(tag, requeue=True, wait=False) for tag in sorted(tags)], channel)
+        if self._is_fetching:
+            await self._put_back(tags)
+        else:
+            await self._leave(tags)
 
     def lose(self, why: str) -> None:
         """Nothing that is here counts any more: the broker gives it out again."""
-        if self._lost is None:
-            self._lost = Disconnected(why)
+        self._lost = self._lost or why
         self._stay()
         self._ahead.clear()
         self._unsettled.clear()
@@ -103,74 +109,86 @@ class Member:
         return {tag for number, tag in tokens if number == self._number and tag in self._unsettled}
 
     def _check(self) -> Channel:
-        if self._lost is not None:
-            raise Disconnected(str(self._lost)) from self._lost
-        assert self._channel is not None
+        if self._lost or self._channel is None:
+            raise Disconnected(self._lost or f"queue {self._queue} is not consumed")
         return self._channel
 
     # Joining and leaving
 
     async def _join(self) -> None:
-        """Begin to consume, or wait until that has been done. Whoever stops waiting does not stop it."""
-        if self._joining is None or (self._joining.done() and self._joining.exception()):
-            self._joining = asyncio.get_running_loop().create_task(self._consume())
-        await asyncio.shield(self._joining)
-
-    async def _consume(self) -> None:
-        if self._leaving is not None:
-            await self._leaving
-            self._leaving = None
         what = f"consuming queue {self._queue}"
-        try:
-            if self._channel is None:
-                self._channel = await self._link.open_channel()
-                self._channel.closing.add_done_callback(self._closed)
-                self._channel.on_consumer_cancel_callbacks.add(self._cancelled)
-                await answered(self._channel.basic_qos(prefetch_count=self._prefetch), what)
-            started = await answered(self._check().basic_consume(self._queue, self._came), what)
-        except ChannelClosed as error:
-            raise refused(error, what) from error
-        assert started.consumer_tag is not None
-        self._consumer = started.consumer_tag
+        async with self._turning:
+            if self._consumer:
+                return
+            try:
+                if self._channel is None:
+                    self._channel = await self._link.open_channel()
+                    self._channel.closing.add_done_callback(self._closed)
+                    self._channel.on_consumer_cancel_callbacks.add(self._cancelled)
+                    await answered(self._channel.basic_qos(prefetch_count=self._prefetch), what)
+                started = await answered(self._check().basic_consume(self._queue, self._came), what)
+            except ChannelClosed as error:
+                raise refused(error, what) from error
+            self._consumer = started.consumer_tag or ""
 
-    async def _came(self, message: DeliveredMessage) -> None:
-        delivery = message.delivery
-        if self._lost is not None or not isinstance(delivery, spec.Basic.Deliver) or delivery.delivery_tag is None:
+    async def _leave(self, tags: set[int]) -> None:
+        """Have no more sent here, and put back what was sent ahead, with these. The next `take` joins again."""
+        async with self._turning:
+            if self._consumer and not self._lost:
+                await answered(self._check().basic_cancel(self._consumer), f"leaving queue {self._queue}")
+            self._consumer = ""
+            self._news.set()  # who waits for a message has to join again
+            tags = tags | {tag for tag, _ in self._ahead}
+            self._ahead.clear()
+            await self._put_back(tags)
+
+    async def _put_back(self, tags: set[int]) -> None:
+        if not tags:
             return
-        tag, properties = delivery.delivery_tag, message.header.properties
-        self._unsettled[tag] = None
-        received = Received(
-            destination=f"{delivery.exchange}/{delivery.routing_key}",
-            attributes=attributes_in(properties),
-            body=message.body,
-            token=(self._number, tag),
-            deliveries=deliveries_in(properties, redelivered=bool(delivery.redelivered)),
-        )
-        self._ahead.append((tag, received))
-        self._news.set()
+        channel = self._check()
+        for tag in tags:
+            self._unsettled.pop(tag, None)
+        # In their order: a quorum queue gives them out again in the order in which they were put back.
+        await self._send([channel.basic_nack(tag, requeue=True, wait=False) for tag in sorted(tags)], channel)
 
     def _stay(self) -> None:
         if self._idle is not None:
             self._idle.cancel()
             self._idle = None
 
-    def _leave(self) -> None:
-        """Nobody has fetched for a while: let others have what is here. The next fetch joins again."""
+    def _leave_soon(self) -> None:
         self._idle = None
-        if self._lost is None and self._joining is not None and self._joining.done() and not self._joining.exception():
-            self._joining = None
-            self._leaving = asyncio.get_running_loop().create_task(self._stop_consuming())
+        _ = self._in_background(self._leave_quietly())
 
-    async def _stop_consuming(self) -> None:
+    async def _leave_quietly(self) -> None:
         try:
-            await answered(self._check().basic_cancel(self._consumer), f"leaving queue {self._queue}")
-            ahead = [(self._number, tag) for tag, _ in self._ahead]
-            self._ahead.clear()
-            await self.give_back(ahead)
+            await self._leave(set())
         except (ChannelClosed, Disconnected) as error:
             self.lose(explain(error))
 
+    def _in_background(self, doing: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(doing)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(look_at)
+        return task
+
     # What the client tells us
+
+    async def _came(self, message: DeliveredMessage) -> None:
+        delivery, properties = message.delivery, message.header.properties
+        if self._lost or not isinstance(delivery, spec.Basic.Deliver) or delivery.delivery_tag is None:
+            return
+        received = Received(
+            destination=f"{delivery.exchange}/{delivery.routing_key}",
+            attributes=attributes_in(properties),
+            body=message.body,
+            token=(self._number, delivery.delivery_tag),
+            deliveries=deliveries_in(properties, redelivered=bool(delivery.redelivered)),
+        )
+        self._unsettled[delivery.delivery_tag] = None
+        self._ahead.append((delivery.delivery_tag, received))
+        self._news.set()
 
     def _closed(self, closing: asyncio.Future[object]) -> None:
         error = None if closing.cancelled() else closing.exception()
@@ -179,7 +197,7 @@ class Member:
     def _cancelled(self, _: object) -> None:
         self.lose(f"queue {self._queue} is gone, or its node is")
 
-    async def _sent(self, frames: Sequence[Coroutine[Any, Any, None]], channel: Channel) -> None:
+    async def _send(self, frames: Sequence[Coroutine[Any, Any, None]], channel: Channel) -> None:
         """Send them and wait until the broker has read them: it answers a channel's frames in their order."""
 
         async def all_of_them() -> None:

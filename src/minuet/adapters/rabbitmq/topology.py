@@ -33,32 +33,23 @@ class Topology:
 
     async def declare(self, queues: Sequence[Queue], destinations: Sequence[str], *, only_new: bool) -> None:
         """Make what is missing. Of a queue that exists, bind what its group wants and unbind the other destinations;
-        with ``only_new`` leave it as it is."""
+        with ``only_new`` leave it as it is, except that it gets back what went with an exchange that was missing."""
         known = {*destinations, *(one for queue in queues for one in queue.destinations)}
+        made = set()
         for exchange in _exchanges(known):
             if not await self._exists(self._look_for_exchange(exchange), f"exchange {exchange}"):
                 await self._ask(self._make_exchange(exchange), f"making exchange {exchange}")
+                made.add(exchange)
         for queue in queues:
-            await self._declare_queue(queue, known, only_new=only_new)
-
-    async def _declare_queue(self, queue: Queue, known: set[str], *, only_new: bool) -> None:
-        name = self.queue_of(queue.group)
-        exists = await self._exists(self._look_for_queue(name), f"queue {name}")
-        if exists and only_new:
-            return
-        if not exists:
-            await self._ask(self._make_queue(name), f"making queue {name}")
-        wanted = set(queue.destinations)
-
-        async def bind(channel: Channel) -> None:
-            for destination in sorted(wanted):
-                exchange, _, key = destination.partition("/")
-                await channel.queue_bind(name, exchange, key)
-            for destination in sorted(known - wanted) if exists else ():
-                exchange, _, key = destination.partition("/")
-                await channel.queue_unbind(name, exchange, key)
-
-        await self._ask(bind, f"binding queue {name}")
+            name, wanted, unwanted = self.queue_of(queue.group), set(queue.destinations), set[str]()
+            if not await self._exists(self._look_for_queue(name), f"queue {name}"):
+                await self._ask(self._make_queue(name), f"making queue {name}")
+            elif only_new:
+                wanted = {one for one in wanted if one.partition("/")[0] in made}
+            else:
+                unwanted = known - wanted
+            if wanted or unwanted:
+                await self._ask(_binding(name, wanted, unwanted), f"binding queue {name}")
 
     async def check(self, queues: Sequence[Queue], destinations: Sequence[str]) -> Sequence[str]:
         """What is missing or made in another way, a sentence for each."""
@@ -87,7 +78,7 @@ class Topology:
         except ChannelAccessRefused:
             return ""  # it is there, and whoever may not make one cannot compare it
         except ChannelClosed as error:
-            return f"{what} at {shown} is not as it would be made: {explain(error)}"
+            return "" if _is_harmless(explain(error)) else f"{what} at {shown} will not do: {explain(error)}"
         return ""
 
     # Questions
@@ -126,6 +117,29 @@ class Topology:
             # From here on the broker would throw a message away after 20 deliveries. It is ours to park it.
             arguments["x-delivery-limit"] = -1
         return lambda channel: channel.queue_declare(name, durable=True, arguments=arguments)
+
+
+def _binding(queue: str, wanted: Iterable[str], unwanted: Iterable[str]) -> Asking:
+    """To unbind what is not bound changes nothing."""
+
+    async def bind(channel: Channel) -> None:
+        for destination in sorted(wanted):
+            exchange, _, key = destination.partition("/")
+            await channel.queue_bind(queue, exchange, key)
+        for destination in sorted(unwanted):
+            exchange, _, key = destination.partition("/")
+            await channel.queue_unbind(queue, exchange, key)
+
+    return bind
+
+
+def _is_harmless(difference: str) -> bool:
+    """An operator may add what he likes, for example a dead-letter exchange; only what we rely on has to be the same.
+
+    A direct exchange routes one key like a topic exchange.
+    """
+    relied_on = ("'durable'", "'auto_delete'", "'exclusive'", "'type'", "'x-queue-type'", "'x-single-active-consumer'")
+    return "current is 'direct'" in difference or not any(word in difference for word in relied_on)
 
 
 def _exchanges(destinations: Iterable[str]) -> list[str]:

@@ -17,6 +17,7 @@ from minuet.core.errors import ConfigurationError
 
 EXCHANGE: Final = "minuet"
 NAME_BYTES_MAX: Final = 255
+PREFETCH: Final = 1000  # as many as `BrokerTransport` holds for a group: less would leave its hands half empty
 PORTS: Final = {"amqp": 5672, "amqps": 5671}
 QUEUE_TYPES: Final = ("classic", "quorum")
 EXAMPLE: Final = "amqp://user:password@host:5672/exchange?vhost=/"
@@ -48,7 +49,7 @@ class Settings:
     queue: str = "classic"
     single_active_consumer: bool = False
     prefix: str = "minuet."
-    prefetch: int = 200
+    prefetch: int = PREFETCH
     heartbeat_s: int = 10
     external: bool = False
     cafile: str | None = None
@@ -119,7 +120,7 @@ def settings_of(url: str) -> Settings:
         queue=queue,
         single_active_consumer=_flag("single-active-consumer", options, shown),
         prefix=prefix,
-        prefetch=_number("prefetch", options, 200, 1, 65535, shown),
+        prefetch=_number("prefetch", options, PREFETCH, 1, 65535, shown),
         heartbeat_s=_number("heartbeat", options, 10, 1, 3600, shown),
         external=auth == "external",
         cafile=tls.get("cafile"),

@@ -20,14 +20,15 @@ PREFIXES: Final = (PREFIX, "cloudEvents:")
 CONTENT_TYPE: Final = "datacontenttype"
 PERSISTENT: Final = 2
 SHORT_BYTES_MAX: Final = 255
-HEADER_BYTES_MAX: Final = 128  # the client would cut a longer name
+NAME_BYTES_MAX: Final = 128  # the client would cut a longer name
+HEADERS_BYTES_MAX: Final = 100_000  # they have to fit into one frame; the broker ends the connection over a larger one
 
 
 def properties_of(attributes: Mapping[str, str]) -> spec.Basic.Properties:
     """How a message with these attributes is sent.
 
     Raises:
-        ValueError: an attribute's name is too long for a header.
+        ValueError: an attribute's name is too long for a header, or all together are.
     """
     content_type = _short(attributes.get(CONTENT_TYPE))
     headers: dict[str, Any] = {
@@ -36,8 +37,12 @@ def properties_of(attributes: Mapping[str, str]) -> spec.Basic.Properties:
         if name != CONTENT_TYPE or content_type is None  # too long for the property
     }
     for name in headers:
-        if len(name.encode()) > HEADER_BYTES_MAX:
-            raise ValueError(f"attribute {name.removeprefix(PREFIX)!r} has a name of more than 100 bytes")
+        if len(name.encode()) > NAME_BYTES_MAX:
+            most = NAME_BYTES_MAX - len(PREFIX)
+            raise ValueError(f"attribute {name.removeprefix(PREFIX)!r} has a name of more than {most} bytes")
+    size = sum(len(name) + len(value.encode()) for name, value in headers.items())
+    if size > HEADERS_BYTES_MAX:
+        raise ValueError(f"its attributes have {size} bytes, {HEADERS_BYTES_MAX} is the most")
     return spec.Basic.Properties(
         content_type=content_type,
         correlation_id=_short(attributes.get("correlationid")),

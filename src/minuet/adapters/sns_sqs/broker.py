@@ -6,11 +6,9 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
+from importlib.util import find_spec
 from itertools import islice
 from typing import Any, TypeVar
-
-from aiobotocore.config import AioConfig  # type: ignore[import-untyped]
-from aiobotocore.session import get_session  # type: ignore[import-untyped]
 
 from minuet.adapters.broker.port import Disconnected, Queue, Received, Sending
 from minuet.adapters.sns_sqs.address import parse
@@ -29,7 +27,7 @@ REQUESTS_MAX = 16  # of one kind at a time
 ATTEMPTS_MAX = 3  # of the SDK, and of ours for the entries of a batch
 CONNECT_S_MAX = 5
 ANSWER_S_MAX = 10
-HEARD_S = 60.0  # for so long it is believed that a topic has subscribers, once it had
+HEARD_S = 60.0
 CONNECTIONS_MAX = 64
 # A receipt is out of date: the message was deleted, or is somebody else's. That is no failure of ours to repair.
 OUT_OF_DATE = ("ReceiptHandle", "InvalidParameterValue", "MessageNotInflight")
@@ -41,14 +39,18 @@ class SnsSqsBroker:
     Args:
         url: as `split` gives it.
         ids: names attempts.
+        heard_s: for so long it is believed that a topic has subscribers, once it had.
 
     Raises:
-        ConfigurationError: the URL makes no sense.
+        ConfigurationError: the URL makes no sense, or the SDK is not installed.
     """
 
-    def __init__(self, url: str, ids: Ids) -> None:
+    def __init__(self, url: str, ids: Ids, *, heard_s: float = HEARD_S) -> None:
         self._address = parse(url)
+        if find_spec("aiobotocore") is None:
+            raise ConfigurationError("sns:// needs the AWS SDK; install minuet[aws]")
         self._ids = ids
+        self._heard_s = heard_s
         self.features = Features(
             ordered_per_key=self._address.is_fifo,
             ordered_across_members=self._address.is_fifo,
@@ -67,6 +69,8 @@ class SnsSqsBroker:
         self._settling = asyncio.Semaphore(REQUESTS_MAX)
 
     async def connect(self) -> None:
+        from aiobotocore.session import get_session  # type: ignore[import-untyped]
+
         await self.disconnect()
         clients = AsyncExitStack()
         try:
@@ -86,6 +90,8 @@ class SnsSqsBroker:
         self._clients = clients
 
     def _client(self, session: Any, service: str, answer_s: int) -> Any:
+        from aiobotocore.config import AioConfig  # type: ignore[import-untyped]
+
         return session.create_client(
             service,
             region_name=self._address.region,
@@ -204,7 +210,7 @@ class SnsSqsBroker:
         answers = await asyncio.gather(*map(self._is_heard, doubtful))
         for topic, problem in zip(doubtful, answers, strict=True):
             if problem is None:
-                self._heard[topic] = now + HEARD_S
+                self._heard[topic] = now + self._heard_s
         return {topic: problem for topic, problem in zip(doubtful, answers, strict=True) if problem}
 
     async def _is_heard(self, topic: str) -> Exception | None:
@@ -245,8 +251,16 @@ class SnsSqsBroker:
 
     async def give_back(self, group: str, tokens: Sequence[Any]) -> None:
         intake = self._intakes.get(group)
-        more = intake.let_go({token.queue for token in tokens}) if intake and self._address.is_fifo else []
+        more: list[Token] = []
+        if intake:
+            if not intake.is_fetching:
+                await intake.rest()  # else its own polls would take what is given back, and give it back once more
+            if self._address.is_fifo:
+                more = intake.let_go({token.queue for token in tokens})
         await self._show_after([*tokens, *more], 0)
+
+    async def show(self, tokens: list[Token]) -> None:
+        await self._show_after(tokens, 0)
 
     def _delete(self, queue: str, entries: list[dict[str, Any]]) -> Any:
         return self._sqs.delete_message_batch(QueueUrl=queue, Entries=entries)

@@ -1,23 +1,14 @@
-"""What an error of the AWS SDK means for us: one type for each reaction."""
+"""What an error of the AWS SDK means for us: one type for each reaction.
+
+The SDK is imported only when it is needed, here and in `broker`: it imports urllib3, which opens a socket when it is
+imported, to see whether there is IPv6.
+"""
 
 from __future__ import annotations
 
 import re
 
 import aiohttp
-from botocore.exceptions import (  # type: ignore[import-untyped]
-    BotoCoreError,
-    ClientError,
-    CredentialRetrievalError,
-    EndpointConnectionError,
-    HTTPClientError,
-    NoCredentialsError,
-    NoRegionError,
-    ParamValidationError,
-    PartialCredentialsError,
-    ProfileNotFound,
-    UnauthorizedSSOTokenError,
-)
 
 from minuet.adapters.broker.port import Disconnected
 from minuet.core.errors import ConfigurationError, MessageError
@@ -35,8 +26,6 @@ BUSY = re.compile(
 )
 SERVER_ERROR = 500
 TOO_MANY = 429
-CREDENTIALS = (NoCredentialsError, PartialCredentialsError, NoRegionError, ProfileNotFound, UnauthorizedSSOTokenError)
-LOST = (EndpointConnectionError, HTTPClientError, CredentialRetrievalError, aiohttp.ClientError, OSError, TimeoutError)
 
 
 class Missing(Exception):
@@ -53,19 +42,28 @@ def meaning(error: BaseException, doing: str) -> Exception:
         `Missing`: the topic or queue is not there. ConfigurationError: who we are, or what we may do, is wrong.
         MessageError: SNS or SQS refuses what it was given, and will again. `Disconnected`: anything else.
     """
-    if isinstance(error, CREDENTIALS):
+    from botocore import exceptions as sdk  # type: ignore[import-untyped]
+
+    credentials = (
+        sdk.NoCredentialsError,
+        sdk.PartialCredentialsError,
+        sdk.NoRegionError,
+        sdk.ProfileNotFound,
+        sdk.UnauthorizedSSOTokenError,
+    )
+    if isinstance(error, credentials):
         return ConfigurationError(
             f"{doing}: {error}. Give the AWS SDK credentials: a role of the machine or pod, AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         )
-    if isinstance(error, ClientError):
+    if isinstance(error, sdk.ClientError):
         told = error.response.get("Error", {})
         code, text = str(told.get("Code", "")), str(told.get("Message", ""))
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", SERVER_ERROR)
         return of_code(code, text, status < SERVER_ERROR and status != TOO_MANY, doing)
-    if isinstance(error, ParamValidationError):
+    if isinstance(error, sdk.ParamValidationError):
         return MessageError(f"{doing}: {error}")
-    if isinstance(error, (*LOST, BotoCoreError)):
+    if isinstance(error, (sdk.BotoCoreError, sdk.HTTPClientError, aiohttp.ClientError, OSError, TimeoutError)):
         return Disconnected(f"{doing}: {error or type(error).__name__}")
     assert isinstance(error, Exception), error
     return error

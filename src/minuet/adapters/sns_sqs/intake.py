@@ -21,7 +21,8 @@ from minuet.adapters.sns_sqs.wire import unwrapped
 RECEIVED_MAX = 10  # of one poll
 POLLS_MAX = 4  # of one queue at a time
 KEPT_SHARE = 0.3  # of the visibility time-out, for which messages may lie here before they are given back
-STOP_S_MAX = 10.0  # polls that wait longer are cut off: what they bring comes again after the time-out
+REST_S_MAX = 10.0  # polls that wait longer are cut off: what they bring comes again after the time-out
+STOP_S_MAX = 3.0
 
 
 class Token(NamedTuple):
@@ -37,7 +38,8 @@ class Clients(Protocol):
     polls: Any
     """A client of SQS whose time-out is longer than a poll."""
 
-    async def give_back(self, group: str, tokens: list[Token]) -> None: ...
+    async def show(self, tokens: list[Token]) -> None:
+        """Make them visible to everybody at once."""
 
 
 class Intake:
@@ -61,6 +63,7 @@ class Intake:
         new_id: Callable[[], str],
     ) -> None:
         self.queues = queues
+        self.is_fetching = False
         self._clients = clients
         self._group = group
         self._is_fifo = is_fifo
@@ -71,15 +74,16 @@ class Intake:
         self._asked: Counter[str] = Counter()  # for how many messages the polls of a queue have asked
         self._polls: Counter[str] = Counter()
         self._full: set[str] = set()  # queues that gave as much as was asked for
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._receiving: set[asyncio.Task[None]] = set()
+        self._giving_back: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self._failure: Exception | None = None
-        self._is_wanted = True
+        self._is_wanted = True  # somebody fetches, or will soon
         self._is_stopped = False
         self._turn = 0
 
     async def fetch(self, limit: int) -> list[Received]:
-        self._is_wanted = True
+        self._is_wanted = self.is_fetching = True
         try:
             while True:
                 if self._is_stopped or not self.queues:
@@ -98,6 +102,8 @@ class Intake:
             self._is_wanted = False
             self._give_back(lambda _: True)
             raise
+        finally:
+            self.is_fetching = False
 
     def _take(self, limit: int) -> list[Received]:
         now = asyncio.get_running_loop().time()
@@ -129,7 +135,7 @@ class Intake:
     def _begin(self, queue: str, count: int, wait_s: int) -> None:
         self._asked[queue] += count
         self._polls[queue] += 1
-        self._in_background(self._receive(queue, count, wait_s))
+        self._in_background(self._receive(queue, count, wait_s), self._receiving)
 
     async def _receive(self, queue: str, count: int, wait_s: int) -> None:
         attempt = {"ReceiveRequestAttemptId": self._new_id()} if self._is_fifo else {}
@@ -184,7 +190,7 @@ class Intake:
         found = [received.token for received, came_at in self._ready if which(came_at)]
         if found:
             self._ready = deque(one for one in self._ready if not which(one[1]))
-            self._in_background(self._clients.give_back(self._group, found))
+            self._in_background(self._clients.show(found), self._giving_back)
 
     def let_go(self, queues: set[str]) -> list[Token]:
         """What lies here of these queues, and does so no longer.
@@ -196,26 +202,39 @@ class Intake:
         self._ready = deque(one for one in self._ready if one[0].token.queue not in queues)
         return found
 
+    async def rest(self) -> None:
+        """Return once no poll is under way any more; nobody may fetch meanwhile.
+
+        Polls that take very long are left alone.
+        """
+        if self._receiving:
+            await asyncio.wait(self._receiving, timeout=min(self._wait_s + 2.0, REST_S_MAX))
+
     async def stop(self) -> None:
         """Begin no more polls; give back what those under way bring."""
         self._is_stopped = True
+        self._is_wanted = False
+        self._news.set()
         self._give_back(lambda _: True)
-        deadline = asyncio.get_running_loop().time() + min(self._wait_s + 2.0, STOP_S_MAX)
-        while self._tasks and (left := deadline - asyncio.get_running_loop().time()) > 0:
-            await asyncio.wait(self._tasks, timeout=left)
-        for task in self._tasks:
+        await self.rest()
+        if self._giving_back:
+            await asyncio.wait(self._giving_back, timeout=STOP_S_MAX)
+        left = [*self._receiving, *self._giving_back]
+        for task in left:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*left, return_exceptions=True)
 
-    def _in_background(self, doing: Coroutine[Any, Any, None]) -> None:
+    def _in_background(self, doing: Coroutine[Any, Any, None], among: set[asyncio.Task[None]]) -> None:
         task = asyncio.get_running_loop().create_task(doing)
-        self._tasks.add(task)
-        task.add_done_callback(self._forget)
+        among.add(task)
+        task.add_done_callback(among.discard)
+        task.add_done_callback(forget)
 
-    def _forget(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # what was not given back is given out again when its visibility time-out is over
+
+def forget(task: asyncio.Task[None]) -> None:
+    """What could not be given back is given out again when its visibility time-out is over."""
+    if not task.cancelled():
+        task.exception()
 
 
 def lasting(error: Exception) -> Exception:

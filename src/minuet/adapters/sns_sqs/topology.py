@@ -77,8 +77,8 @@ class Topology:
         )
         if made["TopicArn"] != topic:
             raise ConfigurationError(
-                f"topic {topic} does not exist, and would be {made['TopicArn']} with these credentials; correct the ARN, "
-                "or use credentials of its account"
+                f"topic {topic} does not exist, and would be {made['TopicArn']} with these credentials; correct the "
+                "ARN, or use credentials of its account"
             )
 
     async def _make_place(
@@ -151,7 +151,7 @@ class Topology:
         unwanted = sorted(queue.unwanted.get(destination, ()))
         if not self._address.filters or not unwanted or len(unwanted) > FILTERED_MAX:
             return None
-        return json.dumps({"ce-type": [{"anything-but": unwanted}, {"exists": False}]})
+        return json.dumps({"ce-type": [{"exists": False}, {"anything-but": unwanted}]})
 
     async def check(self, queues: Sequence[Queue], destinations: Sequence[str]) -> list[str]:
         """What is missing or different, in sentences."""

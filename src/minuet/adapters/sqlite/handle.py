@@ -14,15 +14,22 @@ class SqliteHandle:
     """One cursor for the life of the store: every result is read to its end at once."""
 
     def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         self._cursor = connection.lasting_cursor(HandlersCursor)
         self._cursor.row_factory = sqlite3.Row
         self._execute = self._cursor.execute
 
     def execute(self, statement: str, /, **values: Any) -> int:
+        before = self._connection.total_changes
         cursor = self._execute(statement, values)
         if cursor.description is not None:
             cursor.fetchall()
-        return cursor.rowcount
+        if cursor.rowcount >= 0:
+            return cursor.rowcount
+        if self._connection.total_changes == before:
+            return 0
+        ((changed,),) = self._execute("SELECT changes()").fetchall()  # the driver does not count after WITH
+        return int(changed)
 
     def one(self, statement: str, /, **values: Any) -> Row | None:
         rows: list[Row] = self._execute(statement, values).fetchall()

@@ -1,0 +1,165 @@
+"""``kafka://user:password@host:9092,host2:9092/topic?options``: what it says, and what it means for librdkafka."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from minuet.core.errors import ConfigurationError
+
+FORM = "write kafka://host:9092,host2:9092/topic?option=value"
+PORT = 9092
+PARTITIONS = 6
+MESSAGE_BYTES_MAX = 1_048_588  # Kafka's own default for ``max.message.bytes``
+HEADERS_BYTES_MAX = 16 * 1024  # of a message, kept free for its attributes, its key and Kafka's frame
+SECRET = re.compile(r"password|secret|\.pem$|sasl\.jaas|sasl\.oauthbearer\.config")
+TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+PASSED_ON = ("security.", "sasl.", "ssl.")
+OURS = frozenset(
+    {
+        "acks",
+        "auto.offset.reset",
+        "bootstrap.servers",
+        "enable.auto.commit",
+        "enable.auto.offset.store",
+        "enable.idempotence",
+        "group.id",
+        "group.protocol",
+        "metadata.broker.list",
+        "partitioner",
+        "request.required.acks",
+        "transactional.id",
+    }
+)
+"""Settings of librdkafka that what we promise depends on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Everything a URL says but the topic.
+
+    Attributes:
+        servers: ``host:port``, for people too: there is no password in it.
+        client: settings of every client, as librdkafka names them. May hold a password.
+        partitions, replication: of topics that `declare` makes; -1: as the broker does.
+        fixed_partitions: ``partitions`` was said, so that a topic with fewer is not as it should be.
+        topic: further settings of topics that `declare` makes.
+        protocol: by which groups share partitions.
+        secrets: passwords and the like, to be kept out of errors.
+    """
+
+    servers: str
+    client: Mapping[str, str]
+    partitions: int = PARTITIONS
+    replication: int = -1
+    fixed_partitions: bool = False
+    topic: Mapping[str, str] | None = None
+    protocol: str = "consumer"
+    secrets: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Options({self.servers})"
+
+    @property
+    def message_bytes_max(self) -> int:
+        return int((self.topic or {}).get("max.message.bytes", MESSAGE_BYTES_MAX))
+
+
+def split(url: str, channel: str) -> tuple[str, str]:
+    """The server part, which names one transport, and the topic of this channel.
+
+    Raises:
+        ConfigurationError: it makes no sense; says what to write instead.
+    """
+    parts = urlsplit(url)
+    topic = unquote(parts.path).strip("/").replace("{channel}", channel) or channel
+    if not TOPIC.fullmatch(topic) or topic in {".", ".."}:
+        raise ConfigurationError(
+            f"{topic!r} cannot be a topic of Kafka: use letters, digits, '.', '_' and '-', at most 249; "
+            f"write the topic for channel {channel} into its URL, as in kafka://host:{PORT}/topic"
+        )
+    server = f"{parts.scheme}://{parts.netloc}" + (f"?{parts.query}" if parts.query else "")
+    options_from(server)
+    return server, topic
+
+
+def options_from(url: str) -> Options:
+    """What the server part says.
+
+    Raises:
+        ConfigurationError: it makes no sense; says what to write instead. No password is in it.
+    """
+    parts = urlsplit(url)
+    user, _, hosts = parts.netloc.rpartition("@")
+    if parts.scheme != "kafka" or not hosts or parts.fragment:
+        raise ConfigurationError(
+            f"a URL that begins with {parts.scheme or 'nothing'}:// and is not one of Kafka: {FORM}"
+        )
+    name, _, password = user.partition(":")
+    client = {"bootstrap.servers": ",".join(_with_port(host) for host in hosts.split(","))}
+    partitions, replication, protocol = "", "", "consumer"
+    topic: dict[str, str] = {}
+    for option, value in parse_qsl(parts.query, keep_blank_values=True):
+        if option == "partitions":
+            partitions = value
+        elif option == "replication":
+            replication = value
+        elif option == "protocol" and value in {"consumer", "classic"}:
+            protocol = value
+        elif option.startswith("topic."):
+            topic[option.removeprefix("topic.")] = value
+        elif option.startswith(PASSED_ON):
+            client[option] = value
+        elif option.startswith("librdkafka.") and option.removeprefix("librdkafka.") not in OURS:
+            client[option.removeprefix("librdkafka.")] = value
+        else:
+            raise ConfigurationError(_unknown(option))
+    if "max.message.bytes" in topic and _number("topic.max.message.bytes", topic["max.message.bytes"]) <= (
+        2 * HEADERS_BYTES_MAX
+    ):
+        raise ConfigurationError(f"topic.max.message.bytes must be more than {2 * HEADERS_BYTES_MAX}")
+    if name:
+        client.setdefault("security.protocol", "sasl_ssl")
+        client.setdefault("sasl.mechanism", client.pop("sasl.mechanisms", "PLAIN"))
+        client |= {"sasl.username": unquote(name), "sasl.password": unquote(password)}
+    copies = _number("replication", replication) if replication else -1
+    if copies >= 3:  # without it, "acknowledged" would mean one copy as soon as the others are late
+        topic.setdefault("min.insync.replicas", str(copies - 1))
+    return Options(
+        servers=client["bootstrap.servers"],
+        client=client,
+        partitions=_number("partitions", partitions) if partitions else PARTITIONS,
+        replication=copies,
+        fixed_partitions=bool(partitions),
+        topic=topic,
+        protocol=protocol,
+        secrets=tuple(value for name, value in client.items() if value and SECRET.search(name)),
+    )
+
+
+def _with_port(host: str) -> str:
+    if re.fullmatch(r"(\[[^\]]+\]|[^:\[\]]+):\d+", host):
+        return host
+    if host and re.fullmatch(r"\[[^\]]+\]|[^:\[\]]+", host):
+        return f"{host}:{PORT}"
+    raise ConfigurationError(f"{host!r} is not a host with a port: {FORM}")
+
+
+def _number(option: str, value: str) -> int:
+    if value.isdecimal() and int(value) > 0:
+        return int(value)
+    raise ConfigurationError(f"{option}={value!r} in a URL of Kafka must be a whole number above 0")
+
+
+def _unknown(option: str) -> str:
+    name = option.removeprefix("librdkafka.")
+    if name in OURS:
+        return f"{name} cannot be set in a URL of Kafka: delivery at least once and in order depends on it"
+    if option == "protocol":
+        return "protocol in a URL of Kafka is consumer or classic"
+    return (
+        f"{option!r} is no option of a URL of Kafka: there are partitions, replication, protocol=consumer|classic, "
+        f"security.*, sasl.*, ssl.*, topic.* for settings of topics, and librdkafka.* for settings of the client"
+    )

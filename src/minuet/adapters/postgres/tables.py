@@ -1,0 +1,275 @@
+"""The store's tables, verb by verb. Each verb is one statement, thus one round trip, where it can be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import psycopg
+
+from minuet.adapters.postgres.connection import Connection
+from minuet.adapters.postgres.locks import owners_gone
+from minuet.adapters.postgres.rows import (
+    ENTRY,
+    KnownOfSaga,
+    KnownRow,
+    Row,
+    changing,
+    entry_of,
+    kept,
+    outgoing_of,
+    parked_of,
+)
+from minuet.codec import attributes_to_text
+from minuet.core.envelope import Envelope
+from minuet.core.formula import Literal
+from minuet.ports import Entry, EntryState, Outgoing, ParkedMessage
+
+_VALUES = ", ".join(f"${number}" for number in range(1, 17))
+FIND = f"SELECT {ENTRY} FROM minuet_inbox WHERE key = $1"
+ADD = f"INSERT INTO minuet_inbox (saga, saga_id, {ENTRY}) VALUES ({_VALUES}) ON CONFLICT (key) DO NOTHING"
+_COLUMNS = (
+    "attributes",
+    "body",
+    "digest",
+    "state",
+    "attempts",
+    "due_at",
+    "owner",
+    "waits_for",
+    "answer_attributes",
+    "answer_body",
+    "error",
+    "changed_at",
+)
+SAVE = f"""INSERT INTO minuet_inbox (saga, saga_id, {ENTRY}) VALUES ({_VALUES})
+    ON CONFLICT (key) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _COLUMNS)}
+    WHERE minuet_inbox.owner = $17 AND minuet_inbox.state = 'due'"""
+RENAME = "UPDATE minuet_inbox SET key = $1 WHERE key = $2 AND owner = $3 AND state = 'due'"
+# The plus keeps the planner from reading all of the inbox in the order of positions: few are due, and they have an
+# index.
+# What is picked is locked before it is changed, and what others have just picked is left to them.
+TAKE = f"""WITH picked AS MATERIALIZED (
+        SELECT position FROM minuet_inbox WHERE state = 'due' AND (owner IS NULL OR owner = ANY($2::text[]))
+        ORDER BY position + 0 LIMIT $3 FOR UPDATE SKIP LOCKED)
+    UPDATE minuet_inbox SET owner = $1 FROM picked WHERE minuet_inbox.position = picked.position
+    RETURNING minuet_inbox.position, {ENTRY}"""
+OWNERS_GONE = owners_gone("minuet_inbox", "state = 'due'")
+WAITING_FOR = f"""SELECT {ENTRY} FROM minuet_inbox
+    WHERE waits_for = $1 AND state = 'due' AND owner = $2 ORDER BY position"""
+RELEASE = "UPDATE minuet_inbox SET owner = NULL WHERE state = 'due' AND owner = $1"
+REOPEN = """UPDATE minuet_inbox SET state = 'due', attempts = 0, due_at = 0, owner = NULL
+    WHERE key = $1 AND state = 'parked'"""
+PARKED_ENTRIES = f"SELECT {ENTRY} FROM minuet_inbox WHERE state = 'parked' ORDER BY position LIMIT $1"
+ENTRIES_OF = f"SELECT {ENTRY} FROM minuet_inbox WHERE saga_id = $1 AND saga = $2 ORDER BY position"
+
+LEARN = "SELECT minuet_learn($1::text, $2::text, $3::text, $4::text, $5::bytea)"
+KNOWN = "SELECT literal, attributes, body FROM minuet_known WHERE saga = $1 AND saga_id = $2 ORDER BY position"
+RECENT = """SELECT position, saga, saga_id FROM minuet_known
+    WHERE is_first AND position < $1::bigint ORDER BY position DESC LIMIT $2"""
+
+SEND = """INSERT INTO minuet_outbox (channel, attributes, body, owner)
+    SELECT channel, attributes, body, $4
+    FROM unnest($1::text[], $2::text[], $3::bytea[]) WITH ORDINALITY AS added (channel, attributes, body, place)
+    ORDER BY place RETURNING position"""
+SENT = "DELETE FROM minuet_outbox WHERE position = ANY($1::bigint[])"
+TAKE_SENDING = """WITH picked AS MATERIALIZED (
+        SELECT position FROM minuet_outbox WHERE owner IS NULL OR owner = ANY($2::text[])
+        ORDER BY position + 0 LIMIT $3 FOR UPDATE SKIP LOCKED)
+    UPDATE minuet_outbox SET owner = $1 FROM picked WHERE minuet_outbox.position = picked.position
+    RETURNING minuet_outbox.position, channel, attributes, body"""
+SENDERS_GONE = owners_gone("minuet_outbox", "TRUE")
+MINE = """SELECT position, channel, attributes, body FROM minuet_outbox
+    WHERE owner = $1 AND position > $2::bigint ORDER BY position LIMIT $3"""
+
+PARK = """INSERT INTO minuet_parked (id, channel, attributes, body, reason, parked_at) VALUES ($1, $2, $3, $4, $5, $6)
+    ON CONFLICT (id) DO UPDATE SET channel = excluded.channel, attributes = excluded.attributes, body = excluded.body,
+        reason = excluded.reason, parked_at = excluded.parked_at"""
+_PARKED = "SELECT id, channel, attributes, body, reason, parked_at FROM minuet_parked"
+PARKED = f"{_PARKED} WHERE id = $1"
+UNPARK = "DELETE FROM minuet_parked WHERE id = $1"
+ALL_PARKED = f"{_PARKED} ORDER BY parked_at, position LIMIT $1"
+
+PUT_VIEW = """INSERT INTO minuet_read_models (query, key, view) VALUES ($1, $2, $3)
+    ON CONFLICT (query, key) DO UPDATE SET view = excluded.view"""
+GET_VIEW = "SELECT view FROM minuet_read_models WHERE query = $1 AND key = $2"
+
+# What a transaction wrote whose end we did not hear of, and that was kept: nobody here works on it. All its rows are at
+# least as young as the transaction, and only this instance writes rows that this instance owns.
+FREE_SINCE = """UPDATE minuet_inbox SET owner = NULL
+    WHERE owner = $1 AND state = 'due' AND age(xmin) <= age($2::text::xid8::xid)"""
+FREE_SENDING_SINCE = """UPDATE minuet_outbox SET owner = NULL
+    WHERE owner = $1 AND age(xmin) <= age($2::text::xid8::xid)"""
+
+POSITION_MAX = 2**63 - 1
+
+
+class Table:
+    """All tables share one cursor: each verb reads to the end what it asks for."""
+
+    def __init__(self, connection: Connection, cursor: psycopg.RawCursor[Row], schema_name: str, instance: str) -> None:
+        self._connection = connection
+        self._cursor = cursor
+        self._schema_name = schema_name
+        self._instance = instance
+
+    def _read(self, statement: str, values: Sequence[Any]) -> list[Row]:
+        return self._cursor.execute(statement, values, prepare=True).fetchall()
+
+    def _write(self, statement: str, values: Sequence[Any]) -> int:
+        """How many rows were written."""
+        written = self._cursor.execute(statement, values, prepare=True).rowcount
+        self._connection.writes += written > 0
+        return written
+
+    def _write_and_read(self, statement: str, values: Sequence[Any]) -> list[Row]:
+        rows = self._read(statement, values)
+        self._connection.writes += bool(rows)
+        return rows
+
+    def _gone(self, statement: str) -> list[str]:
+        return [owner for (owner,) in self._read(statement, (self._schema_name, self._instance))]
+
+
+class PostgresInbox(Table):
+    def find(self, key: str) -> Entry | None:
+        rows = self._read(FIND, (kept(key),))
+        return entry_of(rows[0]) if rows else None
+
+    def add(self, entry: Entry) -> bool:
+        return self._write(ADD, self._row(entry)) == 1
+
+    def save(self, entry: Entry) -> bool:
+        return self._write(SAVE, (*self._row(entry), self._instance)) == 1
+
+    def _row(self, entry: Entry) -> Row:
+        entry.owner = self._instance if entry.state is EntryState.DUE else None
+        saga = entry.envelope.saga
+        ref = (kept(saga.name), kept(saga.id)) if saga else (None, None)
+        return (*ref, kept(entry.key), entry.handler, *changing(entry))
+
+    def rename(self, entry: Entry, key: str) -> bool:
+        return self._write(RENAME, (kept(key), kept(entry.key), self._instance)) == 1
+
+    def take(self, limit: int) -> Sequence[Entry]:
+        rows = self._write_and_read(TAKE, (self._instance, self._gone(OWNERS_GONE), limit))
+        return [entry_of(row[1:]) for row in sorted(rows, key=lambda row: int(row[0]))]
+
+    def waiting_for(self, what: str) -> Sequence[Entry]:
+        return [entry_of(row) for row in self._read(WAITING_FOR, (kept(what), self._instance))]
+
+    def release(self) -> None:
+        self._write(RELEASE, (self._instance,))
+
+    def reopen(self, key: str) -> bool:
+        return self._write(REOPEN, (kept(key),)) == 1
+
+
+class PostgresKnown(Table):
+    def learn(self, saga: str, saga_id: str, literal: Literal, envelope: Envelope) -> Mapping[Literal, Envelope] | None:
+        row = (kept(saga), kept(saga_id), str(literal), attributes_to_text(envelope), envelope.body)
+        ((is_first,),) = self._read(LEARN, row)
+        if is_first is None:
+            return None
+        self._connection.writes += 1
+        learnt = {literal: envelope}
+        return learnt if is_first else KnownOfSaga(lambda: self._rows_of(saga, saga_id), learnt)
+
+    def of(self, saga: str, saga_id: str) -> Mapping[Literal, Envelope]:
+        rows = self._rows_of(saga, saga_id)
+        return KnownOfSaga(lambda: rows, {})
+
+    def _rows_of(self, saga: str, saga_id: str) -> list[KnownRow]:
+        return self._read(KNOWN, (kept(saga), kept(saga_id)))
+
+    def recent(self, limit: int, before: int | None = None) -> Sequence[tuple[int, str, str]]:
+        return self._read(RECENT, (POSITION_MAX if before is None else before, limit))
+
+
+class PostgresOutbox(Table):
+    """What is added is written at the end of the transaction, all at once, or when somebody looks.
+
+    One connection writes an instance's messages, so among these the order of positions is the order of commits. Among
+    those of several instances it is not: a message with a lower position may be committed later.
+    """
+
+    def __init__(self, connection: Connection, cursor: psycopg.RawCursor[Row], schema_name: str, instance: str) -> None:
+        super().__init__(connection, cursor, schema_name, instance)
+        self._added: list[tuple[str, Envelope]] = []
+        self._positions: list[int] = []
+
+    def add(self, channel: str, envelope: Envelope) -> None:
+        self._added.append((channel, envelope))
+
+    def remove(self, positions: Sequence[int]) -> None:
+        self.write()
+        self._write(SENT, (list(positions),))
+
+    def take(self, limit: int) -> Sequence[Outgoing]:
+        self.write()
+        rows = self._write_and_read(TAKE_SENDING, (self._instance, self._gone(SENDERS_GONE), limit))
+        return [outgoing_of(row) for row in sorted(rows, key=lambda row: int(row[0]))]
+
+    def mine(self, limit: int, after: int) -> Sequence[Outgoing]:
+        self.write()
+        return [outgoing_of(row) for row in self._read(MINE, (self._instance, after, limit))]
+
+    def mark(self) -> tuple[int, int]:
+        return len(self._added), len(self._positions)
+
+    def back_to(self, mark: tuple[int, int]) -> None:
+        """Forget what was added since. What was written since, though added before, is to be written again."""
+        added, written = mark
+        del self._added[added:]
+        del self._positions[written:]
+
+    def write(self) -> None:
+        new = self._added[len(self._positions) :]
+        if not new:
+            return
+        columns = (
+            [kept(channel) for channel, _ in new],
+            [attributes_to_text(envelope) for _, envelope in new],
+            [envelope.body for _, envelope in new],
+        )
+        rows = self._write_and_read(SEND, (*columns, self._instance))
+        self._positions.extend(sorted(position for (position,) in rows))
+
+    def sending(self) -> list[Outgoing]:
+        """What was added in this transaction, once it is written."""
+        return [Outgoing(position, *added) for position, added in zip(self._positions, self._added, strict=True)]
+
+
+class PostgresParked(Table):
+    def add(self, message: ParkedMessage) -> None:
+        attributes = json.dumps(dict(message.attributes))
+        row = (kept(message.id), kept(message.channel), attributes, message.body, kept(message.reason))
+        self._write(PARK, (*row, message.parked_at))
+
+    def get(self, message_id: str) -> ParkedMessage | None:
+        rows = self._read(PARKED, (kept(message_id),))
+        return parked_of(rows[0]) if rows else None
+
+    def remove(self, message_id: str) -> bool:
+        return self._write(UNPARK, (kept(message_id),)) == 1
+
+    def all(self, limit: int) -> Sequence[ParkedMessage]:
+        return [parked_of(row) for row in self._read(ALL_PARKED, (limit,))]
+
+    def entries(self, limit: int) -> Sequence[Entry]:
+        return [entry_of(row) for row in self._read(PARKED_ENTRIES, (limit,))]
+
+
+class PostgresReadModels(Table):
+    def put(self, query: str, key: str, view: bytes) -> None:
+        self._write(PUT_VIEW, (query, kept(key), view))
+
+    def get(self, query: str, key: str) -> bytes | None:
+        rows = self._read(GET_VIEW, (query, kept(key)))
+        return bytes(rows[0][0]) if rows else None
+
+
+class PostgresRecords(Table):
+    def entries_of(self, saga: str, saga_id: str) -> Sequence[Entry]:
+        return [entry_of(row) for row in self._read(ENTRIES_OF, (kept(saga_id), kept(saga)))]

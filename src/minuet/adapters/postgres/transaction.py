@@ -1,0 +1,213 @@
+"""Running works inside transactions of the one connection, on the store's thread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from minuet.adapters.postgres.connection import REFUSAL, Connection
+from minuet.adapters.postgres.failures import ConnectionLost, Interrupted, NeedsCare, TransactionEnded, interruption
+from minuet.adapters.postgres.tx import PostgresTx
+from minuet.core.errors import DefinitionError, MinuetBug
+from minuet.ports import Tx
+
+# READ COMMITTED, whatever the database's default is: a statement after a lock must see what the lock was waited for.
+# The transaction's number says later whether it was committed, should the connection be lost meanwhile.
+BEGIN = b"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_current_xact_id()"
+# What only reads sees one state of the database. The server refuses whatever it would write.
+BEGIN_READ = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+COMMIT = b"COMMIT"
+ROLLBACK = b"ROLLBACK"
+STILL_OURS = b"SELECT 1 / (pg_current_xact_id()::text = '%d')::int; "
+KEEP = b"SAVEPOINT minuet_work"
+KEEP_NEXT = b"RELEASE SAVEPOINT minuet_work; SAVEPOINT minuet_work"
+UNDO = b"ROLLBACK TO SAVEPOINT minuet_work"
+READ_ONLY = "25006"
+
+
+class Job(NamedTuple):
+    work: Callable[[Tx], Any]
+    future: asyncio.Future[Any]
+    reads_only: bool
+    until: float
+
+
+End = tuple[Any, BaseException | None]
+"""What a work returned, or raised."""
+
+UNDONE: End = (None, psycopg.OperationalError("what it did was undone with another work's transaction"))
+"""A work that is to be run again."""
+
+
+class Transaction:
+    """Begins, fills and ends transactions on a connection, one after the other.
+
+    **Savepoints are taken only when needed.** Most works succeed, and most that fail have written nothing. So a
+    transaction is first filled without any; if then something that has written must be undone alone, or a statement has
+    failed, the transaction is rolled back and filled again, this time with a savepoint for each. A work may therefore
+    run twice.
+    """
+
+    def __init__(self, connection: Connection, tx: PostgresTx) -> None:
+        self.tx = tx
+        self.number = 0
+        self.has_written = False
+        self._connection = connection
+
+    def read(self, jobs: Sequence[Job]) -> list[End]:
+        """Run works that only read. One that fails harms none of its neighbours. Raises Interrupted."""
+        self.tx.is_careful = True  # a statement that fails under a savepoint must not end the transaction
+        ends: list[End] = []
+        try:
+            for job in jobs:
+                if self._connection.status != TransactionStatus.INTRANS:
+                    self._run_alone(ROLLBACK)
+                    self._run_alone(BEGIN_READ)
+                ends.append(self._read(job))
+            self._run_alone(COMMIT)
+        except Interrupted:
+            self.tx.rolled_back()
+            raise
+        return ends
+
+    def _read(self, job: Job) -> End:
+        end = self._call(job, reading=True)
+        if self.tx.has_outgoing() or getattr(end[1], "sqlstate", None) == READ_ONLY:
+            self.tx.rolled_back()
+            return None, MinuetBug("a work that was said to read only has written; nothing of it was kept")
+        return end
+
+    def fill(self, jobs: Sequence[Job]) -> list[End]:
+        """Begin, and run works, each of which is undone alone if it fails; what each came to.
+
+        If one of them ends the whole transaction, that is the last end, those before it are `UNDONE`, and the works
+        after it have not run.
+
+        Raises:
+            Interrupted: nothing of the transaction remains.
+        """
+        try:
+            try:
+                return self._fill(jobs, careful=False)
+            except NeedsCare:
+                self.roll_back()
+                return self._fill(jobs, careful=True)
+        except BaseException:
+            self.roll_back()
+            raise
+
+    def _fill(self, jobs: Sequence[Job], *, careful: bool) -> list[End]:
+        self._begin()
+        self.tx.is_careful = careful
+        self.tx.handed_out = False
+        before = self._connection.writes
+        ends: list[End] = []
+        for job in jobs:
+            ends.append(self._attempt(job, bool(ends)) if careful else self._hopefully(job))
+            if not self.is_open:
+                self.tx.rolled_back()
+                return [UNDONE] * (len(ends) - 1) + [ends[-1]]
+            if careful and ends[-1][1] is not None:
+                self._run_alone(UNDO)
+        try:
+            self.tx.before_commit()
+        except psycopg.Error as error:
+            interrupted = interruption(self._connection, error)
+            if interrupted is not None:
+                raise interrupted from error
+            self.roll_back()
+            return [(None, error)] * len(jobs)
+        self.has_written = self._connection.writes != before
+        return ends
+
+    def _begin(self) -> None:
+        if self._connection.status != TransactionStatus.IDLE:
+            self.roll_back()
+        results = self._run_alone(BEGIN)
+        number = results[-1].get_value(0, 0)
+        assert number is not None
+        self.number = int(number)
+
+    def _attempt(self, job: Job, later: bool) -> End:
+        self._run_alone(KEEP_NEXT if later else KEEP)
+        return self._call(job)
+
+    def _hopefully(self, job: Job) -> End:
+        before = self._connection.writes
+        end = self._call(job)
+        if end[1] is not None and self.is_open:
+            is_broken = self._connection.status != TransactionStatus.INTRANS
+            if is_broken or self._connection.writes != before:
+                raise NeedsCare
+        return end
+
+    def _call(self, job: Job, *, reading: bool = False) -> End:
+        self.tx.begin()
+        try:
+            result = job.work(self.tx)
+            self.tx.end()
+            return result, None
+        except NeedsCare:
+            raise
+        except BaseException as error:
+            if self._connection.status == TransactionStatus.IDLE and not self._connection.closed:
+                explained = DefinitionError(REFUSAL)
+                explained.__cause__ = error
+                return None, explained
+            self.tx.undo()
+            interrupted = interruption(self._connection, error)
+            if interrupted is not None and not (reading and _state(error) == READ_ONLY):
+                raise interrupted from error
+            if isinstance(error, StopIteration):  # no future takes it
+                return None, RuntimeError(f"a work raised {error!r}")
+            return None, error
+
+    @property
+    def is_open(self) -> bool:
+        return self._connection.status in (TransactionStatus.INTRANS, TransactionStatus.INERROR)
+
+    def commit(self) -> None:
+        """Make it durable.
+
+        Raises:
+            ConnectionLost: whether it was committed is not known.
+            Conflict, psycopg.Error: nothing of it remains.
+        """
+        try:
+            check = STILL_OURS % self.number if self.tx.handed_out else b""
+            results = self._connection.run(check + COMMIT)
+        except psycopg.errors.DivisionByZero as error:
+            self.roll_back()
+            raise TransactionEnded("a handler ended the transaction behind our back") from error
+        except psycopg.Error as error:
+            interrupted = interruption(self._connection, error)
+            self.roll_back()
+            if interrupted is not None:
+                raise interrupted from error
+            raise
+        if results[-1].command_status != COMMIT:
+            self.tx.rolled_back()
+            raise psycopg.OperationalError("the server rolled the transaction back")
+        self.tx.committed()
+
+    def roll_back(self) -> None:
+        """Nothing of the transaction remains. If the connection is lost, the server does the same."""
+        self.tx.rolled_back()
+        if self.is_open:
+            self._run_alone(ROLLBACK)
+
+    def _run_alone(self, statements: bytes) -> list[psycopg.pq.abc.PGresult]:
+        """Run a statement of ours; what goes wrong with it is nobody's fault."""
+        try:
+            return self._connection.run(statements)
+        except psycopg.Error as error:
+            found = interruption(self._connection, error)
+            raise (found or ConnectionLost(str(error))) from error
+
+
+def _state(error: BaseException) -> str | None:
+    return getattr(error, "sqlstate", None)

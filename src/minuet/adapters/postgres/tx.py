@@ -1,0 +1,178 @@
+"""One unit of work on the store, and the handles of the user's own database that go with it."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from minuet.adapters.postgres import tables
+from minuet.adapters.postgres.connection import Connection
+from minuet.adapters.postgres.failures import Interrupted, NeedsCare, TransactionEnded, interruption
+from minuet.adapters.postgres.handle import PostgresHandle
+from minuet.app import Database
+from minuet.core.errors import ConfigurationError
+from minuet.ports import Inbox, KnownMessages, Outbox, Outgoing, Parked, ReadModels, Records
+
+if TYPE_CHECKING:
+    from minuet.adapters.postgres.with_sqlalchemy import SqlAlchemyHandles
+
+KEEP = b"SAVEPOINT minuet"
+RELEASE = b"RELEASE SAVEPOINT minuet"
+UNDO = b"ROLLBACK TO SAVEPOINT minuet; RELEASE SAVEPOINT minuet"
+SWALLOWED = (
+    "a statement failed and its error was caught, but PostgreSQL takes no more statements then: "
+    "wrap it in a savepoint, with connection.transaction() or begin_nested()"
+)
+
+
+class Savepoint:
+    """What is written inside is undone, alone, when the block raises. See `Transaction` for when it is a real one."""
+
+    __slots__ = ("_before", "_connection", "_is_real", "_tx")
+
+    def __init__(self, tx: PostgresTx, connection: Connection) -> None:
+        self._tx = tx
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        self._is_real = self._tx.is_careful
+        self._before = self._connection.writes
+        if self._is_real:
+            self._connection.run(KEEP)
+        self._tx.begin()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if error is None:
+            try:
+                self._tx.end()
+            except NeedsCare:
+                raise
+            except BaseException as late:
+                self._undo(late)
+                raise
+            if self._is_real:
+                self._connection.run(RELEASE)
+        elif not isinstance(error, NeedsCare | Interrupted):
+            self._undo(error)
+
+    def _undo(self, error: BaseException) -> None:
+        self._tx.undo()
+        interrupted = interruption(self._connection, error)
+        if interrupted is not None:
+            raise interrupted
+        if self._connection.status == TransactionStatus.IDLE:
+            raise Interrupted("a handler ended the transaction") from error
+        if self._is_real:
+            self._connection.run(UNDO)
+        elif self._connection.writes != self._before or self._connection.status != TransactionStatus.INTRANS:
+            raise NeedsCare from error
+
+
+class PostgresTx:
+    """All works on a connection use the same one, one after the other.
+
+    Attributes:
+        is_careful: whether this transaction takes a savepoint for everything that may have to be undone alone.
+        handed_out: whether a handler had the connection in its hands.
+    """
+
+    is_careful = False
+
+    def __init__(self, connection: Connection, schema_name: str, instance: str) -> None:
+        shared = (connection, connection.own_cursor(), schema_name, instance)
+        self.inbox: Inbox = tables.PostgresInbox(*shared)
+        self.known: KnownMessages = tables.PostgresKnown(*shared)
+        self._outbox = tables.PostgresOutbox(*shared)
+        self.outbox: Outbox = self._outbox
+        self.parked: Parked = tables.PostgresParked(*shared)
+        self.read_models: ReadModels = tables.PostgresReadModels(*shared)
+        self.records: Records = tables.PostgresRecords(*shared)
+        self.handed_out = False
+        self._connection = connection
+        self._database = PostgresHandle(connection)
+        self._marks: list[tuple[int, int]] = []
+        self._sqlalchemy: SqlAlchemyHandles | None = None
+
+    def handle(self, wanted: type[Any]) -> Any:
+        self.handed_out = True
+        if wanted is Database:
+            return self._database
+        if wanted is psycopg.Connection:
+            return self._connection
+        if wanted.__module__.partition(".")[0] == "sqlalchemy":
+            if self._sqlalchemy is None:
+                from minuet.adapters.postgres.with_sqlalchemy import SqlAlchemyHandles
+
+                self._sqlalchemy = SqlAlchemyHandles(self._connection)
+            found = self._sqlalchemy.handle(wanted)
+            if found is not None:
+                return found
+        offered = "minuet.Database, psycopg.Connection" + (
+            ", sqlalchemy.Connection or sqlalchemy.orm.Session" if find_spec("sqlalchemy") else ""
+        )
+        raise ConfigurationError(
+            f"a postgres store has no {wanted.__module__}.{wanted.__qualname__} for a handler; it has {offered}"
+        )
+
+    def savepoint(self) -> Savepoint:
+        return Savepoint(self, self._connection)
+
+    # -- as the transaction sees it ------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """A work or a savepoint within it begins."""
+        self._marks.append(self._outbox.mark())
+
+    def end(self) -> None:
+        """It is done; what it still holds back is to be written now."""
+        if self._sqlalchemy:
+            self._sqlalchemy.flush()
+        self._check()
+        if self._sqlalchemy and len(self._marks) == 1:
+            self._sqlalchemy.forget()
+        self._marks.pop()
+
+    def _check(self) -> None:
+        """Whether the transaction can go on, although nobody raised."""
+        status = self._connection.status
+        if status == TransactionStatus.INTRANS:
+            return
+        if status == TransactionStatus.INERROR:
+            if not self.is_careful:
+                raise NeedsCare
+            raise psycopg.errors.InFailedSqlTransaction(SWALLOWED)
+        if status == TransactionStatus.IDLE:
+            raise TransactionEnded("a handler ended the transaction")
+        raise psycopg.OperationalError("the connection is lost")
+
+    def undo(self) -> None:
+        """It failed and is undone."""
+        if self._marks:
+            self._outbox.back_to(self._marks.pop())
+        if self._sqlalchemy:
+            self._sqlalchemy.forget()
+
+    def has_outgoing(self) -> bool:
+        return self._outbox.mark() != (0, 0)
+
+    def before_commit(self) -> None:
+        """The last chance to write."""
+        self._outbox.write()
+
+    def sending(self) -> list[Outgoing]:
+        """What the transaction sends when it is committed."""
+        return self._outbox.sending()
+
+    def committed(self) -> None:
+        self._outbox.back_to((0, 0))
+
+    def rolled_back(self) -> None:
+        """Nothing of the transaction remains."""
+        self._marks.clear()
+        self._outbox.back_to((0, 0))
+        if self._sqlalchemy:
+            self._sqlalchemy.forget()

@@ -1,0 +1,149 @@
+"""An app at work in this process, as whoever runs it sees it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from minuet.adapters.endpoints import Endpoints
+from minuet.app import App
+from minuet.codec import Codec, remember
+from minuet.core.coordinator import Status, is_last
+from minuet.core.envelope import Envelope
+from minuet.core.errors import ConfigurationError
+from minuet.core.messages import Command, Event, Query, View, name_of
+from minuet.core.saga import COMPENSATED, COMPLETED
+from minuet.observer import Observer
+from minuet.ports import Clock, Entry, Ids, Store, Transport
+from minuet.runtime.place import Place
+from minuet.runtime.worker import Worker
+from minuet.settings import Settings
+
+
+class System:
+    """An app at work in this process. Made by `running`.
+
+    Attributes:
+        observer: what sagas, messages and failures look like.
+        url: where HTTP is served, once `serve` was called.
+    """
+
+    def __init__(self, app: App, settings: Settings, services: Sequence[str], clock: Clock, ids: Ids) -> None:
+        self.app = app
+        self.settings = settings
+        self.services = tuple(services)
+        self.clock = clock
+        self.ids = ids
+        self.codec = Codec(app.messages())
+        self.url: str | None = None
+        self.places: dict[str, Place] = {}
+        self.workers: dict[str, Worker] = {}
+        self.stores: dict[str, Store] = {}
+        self.transports: dict[str, Transport] = {}
+        self.deployment = LocalDeployment(self)
+        self.observer = Observer(app, self.codec, self.stores)
+        self._ending: dict[tuple[str, str], asyncio.Future[Status | None]] = {}
+
+    async def send(self, command: Command, *, key: str = "", wait_s: float = 30.0) -> Event:
+        """Hand a command to its service and return its answer, a refusal too.
+
+        Args:
+            key: the same key is the same command; without one, the command's own key, or each call is another.
+
+        Raises:
+            NotYet, Conflict, Rejected: there is no answer.
+        """
+        if not isinstance(command, Command):
+            raise ConfigurationError(f"{name_of(command)} is not a command; only commands are sent, and queries asked")
+        now = self.clock.now()
+        envelope = Envelope(
+            id=self.ids.new(),
+            type=name_of(command),
+            source="client",
+            time=now,
+            body=self.codec.encode(command, time=now),
+        )
+        place = self._place(command.__contract__.service)
+        answer = await place.ask(remember(envelope, command), key=key, wait_s=wait_s)
+        event = self.codec.decode(answer)
+        assert isinstance(event, Event)
+        return event
+
+    async def ask(self, query: Query) -> View:
+        """The query's view. Raises NotFound."""
+        return await self._place(query.__contract__.service).read(query)
+
+    def _place(self, service: str) -> Place:
+        if service not in self.places:
+            raise ConfigurationError(
+                f"service {service} does not run in this process; here are {', '.join(self.places)}"
+            )
+        return self.places[service]
+
+    async def ended(self, saga: str, saga_id: str) -> Status:
+        """Wait until the saga is completed or compensated, as far as the services of this process know.
+
+        It may not end before an operator has done something; put `asyncio.timeout` around it to wait no longer.
+        """
+        if saga not in self.app.current_sagas:
+            raise ConfigurationError(
+                f"app {self.app.name} has no saga {saga!r}; it has {_listed(self.app.current_sagas)}"
+            )
+        while True:
+            # The future first: what ends the saga while its status is read must not be missed.
+            ending = self._ending.setdefault((saga, saga_id), asyncio.get_running_loop().create_future())
+            status = await self.observer.end_of(saga, saga_id)
+            if status is None:
+                status = await asyncio.shield(ending)
+            if status is not None:
+                self._ending.pop((saga, saga_id), None)
+                return status
+
+    def touched(self, entry: Entry) -> None:
+        """Told of each entry that was decided, or failed, here."""
+        ref = entry.envelope.saga
+        if ref is None or (ref.name, ref.id) not in self._ending:
+            return
+        definition = self.app.saga(ref.name, ref.definition)
+        if definition is None or is_last(definition, ref.step):
+            is_end = ref.step in (COMPLETED, COMPENSATED) and entry.answer is not None
+            self._ending.pop((ref.name, ref.id)).set_result(Status(ref.step) if is_end else None)
+
+    async def drained(self) -> None:
+        """Until nothing committed waits to be published."""
+        for worker in self.workers.values():
+            await worker.relay.drained()
+
+
+class LocalDeployment:
+    """What providers see of the place the app runs in."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+        self.data: Path = system.settings.data
+        self.settings: Mapping[str, Any] = system.settings.app
+        self._endpoints = Endpoints(self.data / "endpoints", system.ids)
+
+    def url_of(self, service: str) -> str:
+        """See `minuet.app.Deployment.url_of`."""
+        configured = self._system.settings.participants.get(service)
+        if configured:
+            return configured.rstrip("/")
+        if service in self._system.services and self._system.url:
+            return self._system.url
+        return self._endpoints.url_of(service)
+
+    def announce(self, url: str) -> None:
+        """Let other processes on the same data directory find this one's services."""
+        for service in self._system.services:
+            self._endpoints.announce(service, url)
+
+    def close(self) -> None:
+        """Be found no more. May be called again."""
+        self._endpoints.withdraw()
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"

@@ -1,0 +1,155 @@
+"""Which transport carries a channel, as the settings say."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+from minuet.adapters.broker.port import Broker
+from minuet.adapters.broker.transport import BrokerTransport
+from minuet.app import App
+from minuet.bootstrap.extras import extra
+from minuet.core.errors import ConfigurationError
+from minuet.core.messages import Event
+from minuet.ports import Clock, Ids, Transport
+from minuet.settings import Settings, writable
+
+
+class Kind(NamedTuple):
+    """A kind of broker: how it divides a URL into server and destination, and how it is made."""
+
+    split: Callable[[str, str], tuple[str, str]]
+    make: Callable[[str, Ids], Broker]
+
+
+def _kafka() -> Kind:
+    from minuet.adapters.kafka import KafkaBroker, split
+
+    return Kind(split, KafkaBroker)
+
+
+def _rabbitmq() -> Kind:
+    from minuet.adapters.rabbitmq import RabbitMqBroker, split
+
+    return Kind(split, RabbitMqBroker)
+
+
+def _nats() -> Kind:
+    from minuet.adapters.nats import NatsBroker, split
+
+    return Kind(split, NatsBroker)
+
+
+def _aws() -> Kind:
+    from minuet.adapters.sns_sqs import SnsSqsBroker, split
+
+    return Kind(split, SnsSqsBroker)
+
+
+def _redis() -> Kind:
+    from minuet.adapters.redis_streams import RedisBroker, split
+
+    return Kind(split, RedisBroker)
+
+
+KINDS: Mapping[str, tuple[str, Callable[[], Kind]]] = {
+    "kafka": ("kafka", _kafka),
+    "amqp": ("rabbitmq", _rabbitmq),
+    "amqps": ("rabbitmq", _rabbitmq),
+    "nats": ("nats", _nats),
+    "nats+tls": ("nats", _nats),
+    "sns": ("aws", _aws),
+    "redis": ("redis", _redis),
+    "rediss": ("redis", _redis),
+}
+"""By the URL's scheme: the extra that brings the client, and the adapter."""
+
+
+class Place(NamedTuple):
+    """Where a channel lies."""
+
+    scheme: str
+    server: str
+    destination: str
+
+
+class Transports:
+    """Makes the transports of a deployment: one for each server that carries a channel; connects none."""
+
+    def __init__(self, settings: Settings, clock: Clock, ids: Ids) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._ids = ids
+        self._by_server: dict[str, Transport] = {}
+        self._by_channel: dict[str, Transport] = {}
+
+    def of(self, channel: str) -> Transport:
+        """
+        Raises:
+            ConfigurationError: nothing carries the channel here.
+        """
+        if channel not in self._by_channel:
+            self._by_channel[channel] = self._found(channel)
+        return self._by_channel[channel]
+
+    def _found(self, channel: str) -> Transport:
+        server = self._place(channel).server
+        if server not in self._by_server:
+            raise ConfigurationError(f"nothing that was started here carries the channel {channel}")
+        return self._by_server[server]
+
+    def make(self, channels: Iterable[str]) -> dict[str, Transport]:
+        """The transports that carry these channels, by server.
+
+        Raises:
+            ConfigurationError: a URL is of no known form, or what it needs is not installed.
+        """
+        places = {channel: self._place(channel) for channel in channels}
+        for place in places.values():
+            if place.server not in self._by_server:
+                destinations = {name: one.destination for name, one in places.items() if one.server == place.server}
+                self._by_server[place.server] = self._transport(place, destinations)
+        return dict(self._by_server)
+
+    def _place(self, channel: str) -> Place:
+        url = self._url_of(channel)
+        if url in ("embedded:", "memory:"):
+            return Place(url, url, channel)
+        scheme = url.partition("://")[0]
+        if scheme not in KINDS:
+            raise ConfigurationError(
+                f'settings: [channels] {channel} = "{scheme}:..." is none of embedded:, memory:, '
+                f"{', '.join(f'{name}://...' for name in KINDS)}"
+            )
+        return Place(scheme, *self._kind(scheme, channel).split(url, channel))
+
+    def _url_of(self, channel: str) -> str:
+        for pattern, url in self._settings.channels.items():
+            if fnmatch.fnmatchcase(channel, pattern):
+                return url
+        raise ConfigurationError(f'settings: [channels] has no entry for {channel}; add "*" = "embedded:"')
+
+    def _kind(self, scheme: str, channel: str) -> Kind:
+        name, load = KINDS[scheme]
+        with extra(name, f"[channels] {channel} = {scheme}://..."):
+            return load()
+
+    def _transport(self, place: Place, destinations: Mapping[str, str]) -> Transport:
+        if place.scheme == "memory:":
+            from minuet.adapters.memory import MemoryBroker, MemoryTransport
+
+            return MemoryTransport(MemoryBroker())
+        if place.scheme == "embedded:":
+            from minuet.adapters.sqlite import SqliteTransport
+
+            return SqliteTransport(writable(self._settings.data) / "broker.db", clock=self._clock, ids=self._ids)
+        broker = self._kind(place.scheme, next(iter(destinations))).make(place.server, self._ids)
+        return BrokerTransport(broker, destinations, ids=self._ids, provision=self._settings.provision)
+
+
+def channels_of(app: App) -> list[str]:
+    """Every channel on which a service of the app publishes."""
+    events = (message for message in app.messages() if issubclass(message, Event))
+    refused = (f"{rule.service}.refused" for saga in app.sagas for rule in saga.rules.every)
+    return list(dict.fromkeys((*(event.__contract__.channel for event in events), *refused)))

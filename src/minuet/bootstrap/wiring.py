@@ -1,0 +1,231 @@
+"""Putting a system together: the one place that knows every part."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from minuet.app import App, Handler, Service
+from minuet.bootstrap.stores import Stores
+from minuet.bootstrap.system import System
+from minuet.bootstrap.transports import Transports, channels_of
+from minuet.core.errors import ConfigurationError
+from minuet.core.messages import name_of
+from minuet.core.projection import Coordination
+from minuet.ports import Store, Transport
+from minuet.runtime.directory import Directory, Elsewhere
+from minuet.runtime.gather import Gatherer
+from minuet.runtime.orchestrator import Orchestrator, asking_handlers
+from minuet.runtime.participant import REACTION, Participant
+from minuet.runtime.place import Place
+from minuet.runtime.reactor import ORCHESTRATOR, Reactor
+from minuet.runtime.relay import Relay
+from minuet.runtime.worker import Worker
+from minuet.settings import Settings, spelled
+
+log = logging.getLogger("minuet")
+
+
+def everything(app: App) -> list[str]:
+    """The names of all that can run: the app's services, and the orchestrator if there are sagas."""
+    return [*app.services, *([ORCHESTRATOR] if app.sagas else [])]
+
+
+def _spelled(app: App, settings: Settings) -> Settings:
+    """The settings with the app's own spelling of its names."""
+    places = {"default", *everything(app), *(rule.service for saga in app.sagas for rule in saga.rules.every)}
+    names = {
+        "coordination": [saga.name for saga in app.sagas],
+        "queries": [name_of(query) for service in app.services.values() for query in service.queries],
+        "stores": places,
+        "participants": places,
+    }
+    return settings.model_copy(update={name: spelled(getattr(settings, name), known) for name, known in names.items()})
+
+
+class Wiring:
+    """One start-up. Opens everything into the stack, so that it closes in the reverse order."""
+
+    def __init__(self, system: System, stack: AsyncExitStack) -> None:
+        self.system = system
+        self.stack = stack
+        self.app = system.app
+        self.settings = system.settings = _spelled(system.app, system.settings)
+        self.stores = Stores(self.settings, system.ids)
+        self.transports = Transports(self.settings, system.clock, system.ids)
+        self.elsewhere: Elsewhere | None = None
+        self.read_models = [
+            model for model in self.app.read_models if self.settings.queries.get(name_of(model.query)) == "read_model"
+        ]
+        self.check()
+
+    def check(self) -> None:
+        """Settings that name nothing are mistakes, not wishes."""
+        sagas = {saga.name for saga in self.app.sagas}
+        queries = {name_of(query) for service in self.app.services.values() for query in service.queries}
+        for given, there, what, nouns in (
+            (self.settings.coordination, sagas, "coordination", "sagas"),
+            (self.settings.queries, queries, "queries", "queries"),
+            (self.settings.stores, {"default", *everything(self.app)}, "stores", "services"),
+        ):
+            for name in given:
+                if name not in there:
+                    known = f"there is only {', '.join(sorted(there))}" if there else f"the app has no {nouns}"
+                    raise ConfigurationError(f"settings: [{what}] names {name}, but {known}")
+        kept = {name_of(model.query) for model in self.read_models}
+        for query, how in self.settings.queries.items():
+            if how == "read_model" and query not in kept:
+                raise ConfigurationError(
+                    f"settings: {query} = read_model, but the app keeps no read model of it; declare one with "
+                    f"@read_model({query})"
+                )
+
+    def coordination_of(self, saga: str) -> Coordination:
+        return self.settings.coordination.get(saga, Coordination.CHOREOGRAPHY)
+
+    def warn_of_absent(self) -> None:
+        """A step for a service that nobody may run would wait for ever, and look like a slow one."""
+        for saga in self.app.current_sagas.values():
+            absent = {rule.service for rule in saga.rules.every} - self.app.services.keys()
+            for service in sorted(absent - self.settings.participants.keys()):
+                log.warning(
+                    "saga %s sends commands to service %s, which is neither in App(services=...) nor in [participants] "
+                    "of the settings: its steps wait until some other program performs them",
+                    saga.name,
+                    service,
+                )
+
+    async def open(self) -> None:
+        """Open stores, transports and places, from the leaves inward."""
+        self.warn_of_absent()
+        reactors = {
+            name: Reactor(self.app, self.system.codec, self.system.clock, name, self.coordination_of)
+            for name in everything(self.app)
+        }
+        for name in self.system.services:
+            await self.open_store(name)
+        subscriptions = {name: reactor.subscription(self.models_of(reactor)) for name, reactor in reactors.items()}
+        await self.open_transports(channels_of(self.app))
+        for transport in self.system.transports.values():
+            wanted = [one for one in subscriptions.values() if one.wanted]
+            await transport.declare([one for one in wanted if one.group in self.system.services])
+            # What services elsewhere want only they know, but until they come their messages are kept for them.
+            others = [one for one in wanted if one.group not in self.system.services]
+            await transport.declare(others, only_new=True)
+        self.elsewhere = self._participants_over_http()
+        everywhere = Directory(self.system.places, self.elsewhere)
+        asked = everywhere if self.settings.orchestration.participants == "local" else Directory({}, self.elsewhere)
+        for name in self.system.services:
+            if name in self.system.stores:
+                place = self._place(name, reactors[name], asked if name == ORCHESTRATOR else everywhere)
+                self.system.places[name] = place
+                hears = list({id(one): one for one in map(self.transport_of, subscriptions[name].wanted)}.values())
+                relay = Relay(place.store, self.transport_of, self.system.ids)
+                self.system.workers[name] = Worker(place, relay, hears, self.system.ids, grace_s=self.settings.grace_s)
+
+    async def start(self) -> None:
+        # All at once: one after the other, the first would wait for answers of those that are stopped already.
+        self.stack.push_async_callback(self._stop_all)
+        for worker in self.system.workers.values():
+            await worker.start()
+
+    async def _stop_all(self) -> None:
+        self.system.deployment.close()  # others go to our twins, if there are any
+        stopping = (worker.stop() for worker in self.system.workers.values())
+        problems = [one for one in await asyncio.gather(*stopping, return_exceptions=True) if one is not None]
+        if problems:
+            raise problems[0]
+
+    # -- parts ---------------------------------------------------------------------------------------------------------
+
+    def is_stored(self, name: str) -> bool:
+        """Whether the place has a database that can be looked at; opening a file would make one."""
+        return self.stores.is_there(name)
+
+    async def open_store(self, name: str, *, with_schema: bool = True) -> None:
+        service = self.app.services.get(name)
+        if service is not None and not (service.commands or service.queries or service.reactions):
+            return
+        store = self._store(name, service.schema if service and with_schema else "")
+        await store.start()
+        self.stack.push_async_callback(store.close)
+        self.system.stores[name] = store
+
+    def _store(self, name: str, schema: Any) -> Store:
+        return self.stores.make(name, schema)
+
+    def transport_of(self, channel: str) -> Transport:
+        return self.transports.of(channel)
+
+    async def open_transports(self, channels: Iterable[str]) -> None:
+        """Connect to everything that carries one of these channels."""
+        for name, transport in self.transports.make(channels).items():
+            await transport.start()
+            self.stack.push_async_callback(transport.close)
+            self.system.transports[name] = transport
+
+    def models_of(self, reactor: Reactor) -> list[Any]:
+        return [model for model in self.read_models if reactor.asks(model.query)]
+
+    def _participants_over_http(self) -> Elsewhere | None:
+        from minuet.adapters.http_participants import HttpParticipants
+
+        client = HttpParticipants(self.system.deployment.url_of, self.system.codec, clock=self.system.clock)
+        self.stack.push_async_callback(client.close)
+        self.stack.callback(self.system.deployment.close)
+        return client
+
+    def _place(self, name: str, reactor: Reactor, directory: Directory) -> Place:
+        store, codec, clock = self.system.stores[name], self.system.codec, self.system.clock
+        service = self.app.services.get(name)
+        handlers = _handlers(service) if service else asking_handlers(self.app.sagas)
+        models = self.models_of(reactor)
+        participant = Participant(
+            reactor, codec, clock, self.system.ids, handlers, models, publishes=service is not None
+        )
+        kept = {model.query for model in models}
+        gatherer = Gatherer(store, reactor, codec, directory, kept.__contains__)
+        queries = dict(service.queries) if service else {}
+        place = Place(store, participant, gatherer, codec, clock, queries)
+        if service is None:
+            place.perform = Orchestrator(directory, handlers).perform
+        place.touched = self.system.touched
+        return place
+
+    async def provide(self, given: Mapping[type[Any], Any]) -> None:
+        """Open what handlers ask for by its type, but for what is given."""
+        for name, place in self.system.places.items():
+            service = self.app.services.get(name)
+            place.participant.provided.update(given)
+            for wanted, factory in (service.providers if service else {}).items():
+                if wanted in given:
+                    continue
+                made = asynccontextmanager(factory)(self.system.deployment)
+                place.participant.provided[wanted] = await self.stack.enter_async_context(made)
+
+    async def serve(self) -> None:
+        """Answer HTTP for the services of this process, and let the other processes know where."""
+        from minuet.doors.http import http_app
+        from minuet.doors.server import serve
+
+        mounted = {
+            name: service.mounted(self.system.deployment)
+            for name in self.system.services
+            if (service := self.app.services.get(name)) and service.mounted
+        }
+        for one in mounted.values():
+            if hasattr(one, "router"):  # a web framework does not open what is mounted into another application
+                await self.stack.enter_async_context(one.router.lifespan_context(one))
+        desks = {name: place for name, place in self.system.places.items() if name != ORCHESTRATOR}
+        asgi = http_app(self.app, desks, self.system.codec, self.system.clock, self.system.ids, mounted)
+        self.system.url = await self.stack.enter_async_context(serve(asgi, self.settings.host, self.settings.port))
+        self.stack.callback(self.system.deployment.close)
+        self.system.deployment.announce(self.system.url)
+
+
+def _handlers(service: Service) -> dict[str, Handler]:
+    commands = {name_of(command): handler for command, handler in service.commands.items()}
+    return commands | {f"{REACTION}{reaction.name}": reaction for reaction in service.reactions}

@@ -1,0 +1,85 @@
+"""A process of its own for the tests of PostgreSQL: ``python postgres_worker.py hold|stop URL SCHEMA``.
+
+It writes a line of JSON when something has happened, and ends when its standard input does.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from typing import Any
+
+from minuet.adapters.postgres import Limits, PostgresStore
+from minuet.adapters.system import SystemIds
+from minuet.core.envelope import Envelope
+from minuet.core.formula import Literal, Outcome
+from minuet.ports import Entry, EntryState, Tx
+
+HELD = 10
+
+
+def tell(**said: Any) -> None:
+    print(json.dumps(said), flush=True)
+
+
+def envelope(number: int) -> Envelope:
+    return Envelope(id=f"m-{number}", type="T", source="s", time=1.0, body=b"{}")
+
+
+def holding(tx: Tx) -> None:
+    for number in range(HELD):
+        tx.inbox.add(Entry(key=f"e-{number}", handler="h", envelope=envelope(number)))
+        tx.outbox.add("done", envelope(number))
+
+
+async def hold(store: PostgresStore) -> None:
+    """Take everything and finish nothing."""
+    await store.transact(holding)
+    tell(held=HELD)
+    await asyncio.Event().wait()
+
+
+async def stop(store: PostgresStore) -> None:
+    """Stop in the middle of a transaction that has locked a saga and changed what is held; then go on."""
+    await store.transact(holding)
+    runs = 0
+
+    def work(tx: Tx) -> list[bool]:
+        nonlocal runs
+        runs += 1
+        tx.known.learn("Orders", "o-1", Literal("reserve", Outcome.SUCCEEDED), envelope(1))
+        saved = []
+        for number in range(HELD):
+            entry = Entry(key=f"e-{number}", handler="h", envelope=envelope(number), state=EntryState.DONE)
+            saved.append(tx.inbox.save(entry))
+        if runs == 1:
+            tell(stopping=True)
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return saved
+
+    saved = await store.transact(work)
+    tell(saved=saved, runs=runs)
+    await asyncio.Event().wait()
+
+
+async def end_of_input() -> None:
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    await reader.read()
+
+
+async def main(what: str, url: str, schema_name: str) -> None:
+    limits = Limits(patience_s=60, idle_s=1)
+    store = PostgresStore(url, schema_name=schema_name, ids=SystemIds(), limits=limits)
+    await store.start()
+    tell(started=store.instance)
+    working = asyncio.create_task({"hold": hold, "stop": stop}[what](store))
+    await end_of_input()
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)
+    await store.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
