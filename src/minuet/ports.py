@@ -191,7 +191,12 @@ class Parked(Protocol):
 class ReadModels(Protocol):
     """Local copies of other services' views, kept up to date by events."""
 
-    def put(self, query: str, key: str, view: bytes) -> None: ...
+    def put(self, query: str, key: str, view: bytes, as_of: float) -> None:
+        """Keep the view as it was at that time, in seconds since 1970, unless a later one is there.
+
+        Not every transport keeps the order, and each may deliver an old event again.
+        """
+
     def get(self, query: str, key: str) -> bytes | None: ...
 
 

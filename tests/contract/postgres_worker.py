@@ -1,13 +1,12 @@
-"""A process of its own for the tests of PostgreSQL: ``python postgres_worker.py hold|stop URL SCHEMA``.
+"""A process of its own for the tests of PostgreSQL: ``python postgres_worker.py hold|pause URL SCHEMA``.
 
 It writes a line of JSON when something has happened, and ends when its standard input does.
 """
 
 import asyncio
 import json
-import os
-import signal
 import sys
+import threading
 from typing import Any
 
 from minuet.adapters.postgres import Limits, PostgresStore
@@ -17,6 +16,7 @@ from minuet.core.formula import Literal, Outcome
 from minuet.ports import Entry, EntryState, Tx
 
 HELD = 10
+went_on = threading.Event()
 
 
 def tell(**said: Any) -> None:
@@ -40,8 +40,8 @@ async def hold(store: PostgresStore) -> None:
     await asyncio.Event().wait()
 
 
-async def stop(store: PostgresStore) -> None:
-    """Stop in the middle of a transaction that has locked a saga and changed what is held; then go on."""
+async def pause(store: PostgresStore) -> None:
+    """Pause in the middle of a transaction that has locked a saga and changed what is held, until a line is read."""
     await store.transact(holding)
     runs = 0
 
@@ -54,8 +54,8 @@ async def stop(store: PostgresStore) -> None:
             entry = Entry(key=f"e-{number}", handler="h", envelope=envelope(number), state=EntryState.DONE)
             saved.append(tx.inbox.save(entry))
         if runs == 1:
-            tell(stopping=True)
-            os.kill(os.getpid(), signal.SIGSTOP)
+            tell(pausing=True)
+            went_on.wait()
         return saved
 
     saved = await store.transact(work)
@@ -66,7 +66,8 @@ async def stop(store: PostgresStore) -> None:
 async def end_of_input() -> None:
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    await reader.read()
+    while await reader.readline():
+        went_on.set()
 
 
 async def main(what: str, url: str, schema_name: str) -> None:
@@ -74,7 +75,7 @@ async def main(what: str, url: str, schema_name: str) -> None:
     store = PostgresStore(url, schema_name=schema_name, ids=SystemIds(), limits=limits)
     await store.start()
     tell(started=store.instance)
-    working = asyncio.create_task({"hold": hold, "stop": stop}[what](store))
+    working = asyncio.create_task({"hold": hold, "pause": pause}[what](store))
     await end_of_input()
     working.cancel()
     await asyncio.gather(working, return_exceptions=True)

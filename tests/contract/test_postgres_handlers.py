@@ -1,4 +1,4 @@
-"""The handles that PostgreSQL's store gives to handlers, within its transaction, and what these may not do with them."""
+"""The handles that PostgreSQL's store gives to handlers, and what they may not do with them."""
 
 import asyncio
 import contextlib

@@ -72,7 +72,7 @@ async def test_a_migration_that_was_another_one_is_refused(postgres_url: str, sc
 
 
 async def test_a_schema_that_cannot_be_applied_leaves_nothing(postgres_url: str, schema_name: str) -> None:
-    with pytest.raises(ConfigurationError, match="cannot be created: .*TABEL"):
+    with pytest.raises(ConfigurationError, match=r"cannot be created: .*TABEL"):
         await opening(postgres_url, schema_name, schema="CREATE TABEL x (y)").start()
     assert not query(postgres_url, f"SELECT FROM pg_namespace WHERE nspname = '{schema_name}'")
 

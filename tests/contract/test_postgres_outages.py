@@ -1,4 +1,4 @@
-"""What PostgreSQL, or what is between us and it, can do to a transaction: no work is lost, doubled or kept by halves."""
+"""What PostgreSQL, or what is between us and it, can do to a transaction: nothing is lost, doubled or half done."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from dev.servers.base import Server, free_port
 from minuet.adapters.postgres import CommitUnknown, Limits, PostgresStore, Unavailable
 from minuet.core.errors import ConfigurationError
 from minuet.ports import Outgoing, Tx
-from minuet.testing.store_contract import Broken, adding, an_envelope, an_entry, finding, found, ids_of
+from minuet.testing.store_contract import Broken, adding, an_entry, an_envelope, finding, found, ids_of
 from tests.contract.postgres_server import PATIENCE_S, fresh_schema, opening, query, running
 from tests.faults import REPLIES, REQUESTS, FaultProxy
 from tests.servers import private_server
@@ -170,7 +170,7 @@ async def test_a_connection_lost_within_a_transaction_is_made_again(
     postgres_url: str, schema_name: str, start: Start, proxy: FaultProxy, url_through: str
 ) -> None:
     store = await start(url_through)
-    work = Once(lambda: proxy.reset())
+    work = Once(proxy.reset)
 
     def careless(tx: Tx) -> str:
         """As the runtime does: the handler's failure is recorded, in the same transaction."""

@@ -183,7 +183,7 @@ def sending(destination: str, message_id: str, *, must_arrive: bool = True, **at
 
 
 @pytest.fixture
-def exchange(request: pytest.FixtureRequest) -> str:
+def exchange() -> str:
     return f"x{SystemIds().new()}"
 
 

@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -23,13 +24,14 @@ from minuet.adapters.broker import BrokerTransport
 from minuet.adapters.broker.port import Broker, Disconnected, Queue, Sending
 from minuet.adapters.sns_sqs import SnsSqsBroker, split
 from minuet.adapters.sns_sqs.address import queue_name
+from minuet.adapters.sns_sqs.errors import Missing, of_code
 from minuet.adapters.sns_sqs.topology import clash_of_names
 from minuet.adapters.sns_sqs.wire import BODY_BYTES_MAX
 from minuet.adapters.system import SystemIds
 from minuet.core.errors import ConfigurationError, MessageError
 from minuet.ports import Features, Subscription, Transport
 from minuet.testing.transport_contract import CHANNELS, OpenTransport, TransportContract, ids_of, message
-from tests.servers import server_url
+from tests.servers import private_server, server_url
 
 REAL = os.environ.get("MINUET_TEST_AWS", "")
 BASE = REAL or "arn:aws:sns:us-east-1:123456789012"
@@ -457,19 +459,22 @@ async def test_who_stops_fetching_leaves_nothing_in_nobodys_hands(opened: Open) 
 
 
 @pytest.mark.server
-async def test_what_nobody_asks_for_any_more_is_given_back(opened: Open) -> None:
-    """One who fetches one message and then has his hands full does not sit on the others."""
-    broker, topic = await opened(visibility_s=10)
-    await broker.declare([queue(topic)], [topic], only_new=False)
-    await broker.send([sending(topic, id=str(n)) for n in range(4)])
-    kept = list(await fetched(broker, limit=2))
-    assert len(kept) <= 2
-    reader, _ = await opened(visibility_s=60)
-    await reader.declare([queue(topic)], [topic], only_new=True)
-    got = [one.attributes["id"] for one in kept]
-    while len(got) < 4:
-        got += [one.attributes["id"] for one in await fetched(reader)]
-    assert sorted(got) == ["0", "1", "2", "3"]
+@pytest.mark.slow
+async def test_what_nobody_asks_for_any_more_is_given_back(opened: Open, stranger: Stranger) -> None:
+    """Who polls several queues, takes one message and then has his hands full does not sit on the others."""
+    visibility_s = 20
+    busy, first = await opened(visibility_s=visibility_s)
+    other, _ = await opened(visibility_s=visibility_s)
+    topics = tuple(sorted([first, f"{first}-2", f"{first}-3"]))
+    for one in (busy, other):
+        await one.declare([Queue("shipping", topics, {}, {})], topics, only_new=False)
+    for topic in topics:
+        await stranger.publish(topic, topic)
+    got = [one.destination for one in await fetched(busy, limit=1)]
+    async with asyncio.timeout(visibility_s * 0.8):  # later it would be given out again anyway
+        while len(got) < len(topics):
+            got += [one.destination for one in await other.fetch("shipping", 10)]
+    assert sorted(got) == list(topics)
 
 
 @pytest.mark.server
@@ -498,7 +503,58 @@ async def test_unknown_and_settled_deliveries_are_ignored(opened: Open) -> None:
         await broker.give_back("shipping", [found.token])
 
 
+@pytest.mark.server
+@pytest.mark.slow
+async def test_it_goes_on_after_an_outage_even_if_the_server_forgot_everything(servers_path: Path) -> None:
+    """The emulator keeps nothing; topics, queues and subscriptions are made anew."""
+    server = private_server("aws", servers_path)
+    base = f"sns://arn:aws:sns:us-east-1:123456789012:orders?wait_s=1&endpoint={server.url.partition('=')[2]}"
+    url, topic = split(base, "orders")
+    with server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment().items():
+            patch.setenv(name, value)
+        transport = BrokerTransport(SnsSqsBroker(url, SystemIds()), {"orders": topic}, ids=SystemIds())
+        await transport.start()
+        try:
+            await transport.declare([Subscription(group="shipping", wanted={"orders": {"OrderCreated": None}})])
+            assert await transport.publish([message("1")]) == [None]
+            assert ids_of(await transport.receive("shipping", 10)) == ["1"]
+            server.kill()
+            (outcome,) = await transport.publish([message("2")])
+            assert isinstance(outcome, Exception)
+            await asyncio.to_thread(server.start)
+            async with asyncio.timeout(60):
+                while await transport.publish([message("2")]) != [None]:
+                    await asyncio.sleep(0.1)
+                assert ids_of(await transport.receive("shipping", 10)) == ["2"]
+        finally:
+            await transport.close()
+
+
 # What can be said without a server
+
+
+@pytest.mark.parametrize(
+    ("code", "is_ours", "expected"),
+    [
+        ("Throttling", True, Disconnected),
+        ("InternalError", False, Disconnected),
+        ("SomethingNew", False, Disconnected),
+        ("AuthorizationError", True, ConfigurationError),
+        ("AccessDeniedException", True, ConfigurationError),
+        ("KMSNotFoundException", True, ConfigurationError),
+        ("InvalidClientTokenId", True, ConfigurationError),
+        ("ExpiredToken", True, ConfigurationError),
+        ("NotFoundException", True, Missing),
+        ("AWS.SimpleQueueService.NonExistentQueue", True, Missing),
+        ("InvalidParameter", True, MessageError),
+    ],
+)
+def test_each_error_of_aws_has_its_reaction(code: str, is_ours: bool, expected: type[Exception]) -> None:
+    found = of_code(code, "told", is_ours, "publishing to orders")
+    assert type(found) is expected
+    assert "publishing to orders" in str(found)
+    assert code in str(found)
 
 
 async def test_a_server_that_is_away_or_refuses_us_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:

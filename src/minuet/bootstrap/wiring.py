@@ -184,7 +184,14 @@ class Wiring:
         handlers = _handlers(service) if service else asking_handlers(self.app.sagas)
         models = self.models_of(reactor)
         participant = Participant(
-            reactor, codec, clock, self.system.ids, handlers, models, publishes=service is not None
+            reactor,
+            codec,
+            clock,
+            self.system.ids,
+            handlers,
+            models,
+            publishes=service is not None,
+            body_bytes_max=lambda channel: self.transport_of(channel).features.body_bytes_max,
         )
         kept = {model.query for model in models}
         gatherer = Gatherer(store, reactor, codec, directory, kept.__contains__)

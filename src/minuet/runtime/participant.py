@@ -15,7 +15,8 @@ Everything here runs inside a transaction. `After` carries what is to be done on
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
@@ -57,6 +58,8 @@ class Participant:
         handlers: by command type, and by reaction name behind ``on/``.
         provided: what handlers may ask for by type, besides the database handle.
         publishes: False in the orchestrator, whose outcomes are published by the participants already.
+        body_bytes_max: the largest body that the transport of a channel takes. What is larger is refused when it is to
+            be written down; in the outbox it would be stuck for ever.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Participant:
         read_models: Sequence[ReadModel] = (),
         *,
         publishes: bool = True,
+        body_bytes_max: Callable[[str], float] = lambda channel: math.inf,
     ) -> None:
         self.reactor = reactor
         self.codec = codec
@@ -77,6 +81,7 @@ class Participant:
         self.handlers = handlers
         self.provided: dict[type[Any], Any] = {}
         self.publishes = publishes
+        self.body_bytes_max = body_bytes_max
         self.place = reactor.place
         self._read_models: dict[str, list[ReadModel]] = {}
         for model in read_models:
@@ -143,7 +148,7 @@ class Participant:
                 view = view_to_bytes(model(event))
             except Exception as error:
                 raise MessageError(f"the read model of {name_of(model.query)}: {describe(error)}") from error
-            tx.read_models.put(name_of(model.query), model.key_of(event), view)
+            tx.read_models.put(name_of(model.query), model.key_of(event), view, envelope.time)
             after.start += tx.inbox.waiting_for(f"{name_of(model.query)}/{model.key_of(event)}")
         for entry in self.reactor.learn(tx, envelope, event):
             self._begin(tx, entry, after)
@@ -399,13 +404,19 @@ class Participant:
         cause = entry.envelope
         begins = self.reactor.begun_by(event)
         now = self.clock.now()
+        body = self.codec.encode(event, time=now)
+        if len(body) > self.body_bytes_max(channel_of(event)):
+            raise MessageError(
+                f"{name_of(event)} has {len(body)} bytes, and the transport of {channel_of(event)} takes "
+                f"{self.body_bytes_max(channel_of(event))} at most; send a reference instead"
+            )
         is_answer = number == 0 and not entry.key.startswith(REACTION)
         envelope = Envelope(
             id=entry.key if number == 0 else f"{entry.key}#{number}",
             type=name_of(event),
             source=self.place,
             time=now,
-            body=self.codec.encode(event, time=now),
+            body=body,
             key=begins[0].id if begins else cause.key or entry.key,
             version=event.__contract__.version,
             saga=cause.saga if is_answer else None,

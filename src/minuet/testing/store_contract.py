@@ -31,6 +31,19 @@ CHARGED = Literal("charge", Outcome.SUCCEEDED)
 REFUSED = Literal("charge", Outcome.REFUSED)
 
 
+STRANGE_TEXTS = [
+    "a\0b",
+    "\0",
+    "a\u2400b",
+    "a\u24000b",
+    "a\\x00b",
+    "'; --",
+    "\u00e9\u4e2d\U0001f3bb",
+    " a\n\tb ",
+    "%s $1 ?",
+]
+
+
 class Broken(Exception):
     """Raised on purpose."""
 
@@ -139,7 +152,7 @@ class StoreContract:
             tx.inbox.add(an_entry())
             tx.known.learn("Orders", "o-1", RESERVED, an_envelope())
             tx.outbox.add("orders", an_envelope())
-            tx.read_models.put("GetOrder", "o-1", b"{}")
+            tx.read_models.put("GetOrder", "o-1", b"{}", 1.0)
 
         await store.transact(work)
         await found(store, "e-1")
@@ -153,7 +166,7 @@ class StoreContract:
             tx.known.learn("Orders", "o-1", RESERVED, an_envelope())
             tx.outbox.add("orders", an_envelope())
             tx.parked.add(a_parked_message())
-            tx.read_models.put("GetOrder", "o-1", b"{}")
+            tx.read_models.put("GetOrder", "o-1", b"{}", 1.0)
             raise Broken
 
         with pytest.raises(Broken):
@@ -271,6 +284,42 @@ class StoreContract:
         await store.close()
         await store.close()
 
+    async def test_a_caller_who_gives_up_harms_nobody(self, store: Store) -> None:
+        works = [asyncio.ensure_future(store.transact(adding(str(n)))) for n in range(20)]
+        await asyncio.sleep(0)
+        for work in works[::2]:
+            work.cancel()
+        ends = await asyncio.gather(*works, return_exceptions=True)
+        assert ends[1::2] == [[True]] * 10
+        assert await store.transact(adding("after")) == [True]
+
+    async def test_many_works_of_which_some_fail_leave_what_they_say(self, start: Start) -> None:
+        stores = [await start(), await start()]
+
+        def work(number: int) -> Callable[[Tx], None]:
+            def run(tx: Tx) -> None:
+                adding(f"{number:03}")(tx)
+                sending(f"{number:03}")(tx)
+                with suppress(Broken), tx.savepoint():
+                    then_breaking(adding(f"{number:03} lost"))(tx)
+                if number % 5 == 3:
+                    raise Broken
+
+            return run
+
+        heard: list[Outgoing] = []
+        for store in stores:
+            store.committed = heard.extend
+        ends = await asyncio.gather(
+            *(stores[number % 2].transact(work(number)) for number in range(120)), return_exceptions=True
+        )
+        assert [isinstance(end, Broken) for end in ends] == [number % 5 == 3 for number in range(120)]
+        good = [f"{number:03}" for number in range(120) if number % 5 != 3]
+        kept = [await stores[0].transact(finding(f"{number:03}")) for number in range(120)]
+        assert [entry.key for entry in kept if entry] == good
+        assert [await stores[0].transact(finding(f"{number:03} lost")) for number in range(120)] == [None] * 120
+        assert sorted(ids_of(heard)) == good
+
     # Inbox
 
     async def test_an_entry_comes_back_as_it_was(self, store: Store) -> None:
@@ -289,6 +338,42 @@ class StoreContract:
         assert await store.transact(lambda tx: tx.inbox.add(entry))
         assert await found(store, entry.key) == entry
         assert entry.owner == store.instance
+
+    @pytest.mark.parametrize("text", STRANGE_TEXTS)
+    async def test_any_text_comes_back(self, store: Store, text: str) -> None:
+        saga = SagaRef("Orders", text, "f1", Coordination.CHOREOGRAPHY, "reserve")
+        entry = Entry(
+            key=text, handler="h", envelope=an_envelope("m", saga=saga), waits_for=text, error=text, digest="d"
+        )
+        message = ParkedMessage(id=text, channel=text, attributes={"type": text}, body=b"", reason=text, parked_at=1.0)
+
+        def work(tx: Tx) -> None:
+            tx.inbox.add(entry)
+            tx.known.learn("Orders", text, RESERVED, an_envelope())
+            tx.outbox.add(text, an_envelope(text))
+            tx.parked.add(message)
+            tx.read_models.put("GetOrder", text, b"1", 1.0)
+
+        await store.transact(work)
+        assert await store.transact(finding(text)) == entry
+        assert [one.key for one in await store.transact(lambda tx: tx.inbox.waiting_for(text))] == [text]
+        assert [one.key for one in await store.transact(lambda tx: tx.records.entries_of("Orders", text))] == [text]
+        assert RESERVED in await store.transact(lambda tx: tx.known.of("Orders", text))
+        ((_, *recent),) = await store.transact(lambda tx: tx.known.recent(10))
+        assert recent == ["Orders", text]
+        (outgoing,) = await store.transact(lambda tx: tx.outbox.mine(10, 0))
+        assert (outgoing.channel, outgoing.envelope.id) == (text, text)
+        assert await store.transact(lambda tx: tx.parked.get(text)) == message
+        assert await store.transact(lambda tx: tx.read_models.get("GetOrder", text)) == b"1"
+
+    async def test_a_large_body_comes_back(self, store: Store) -> None:
+        body = bytes(range(256)) * 4096
+        envelope = Envelope(id="m-1", type="T", source="s", time=1.0, body=body)
+        await store.transact(lambda tx: tx.inbox.add(Entry(key="a", handler="h", envelope=envelope)))
+        await store.transact(lambda tx: tx.outbox.add("orders", envelope))
+        assert (await found(store, "a")).envelope.body == body
+        (outgoing,) = await store.transact(lambda tx: tx.outbox.mine(10, 0))
+        assert outgoing.envelope.body == body
 
     async def test_a_second_entry_with_a_key_changes_nothing(self, store: Store) -> None:
         await store.transact(adding("a"))
@@ -381,6 +466,19 @@ class StoreContract:
         assert (await found(first, "a")).owner is None
         assert len(await second.transact(lambda tx: tx.inbox.take(1))) == 1
         assert len(await first.transact(lambda tx: tx.inbox.take(10))) == 1
+
+    async def test_instances_that_take_at_the_same_time_take_each_entry_once(self, start: Start) -> None:
+        first, second = await start(), await start()
+        keys = [f"{number:03}" for number in range(60)]
+        await first.transact(adding(*keys))
+        await first.transact(lambda tx: tx.inbox.release())
+        taken = await asyncio.gather(
+            *(store.transact(lambda tx: tx.inbox.take(7)) for _ in range(10) for store in (first, second))
+        )
+        assert sorted(entry.key for one in taken for entry in one) == keys
+        for store in (first, second):
+            for entry in (entry for one in taken for entry in one if entry.owner == store.instance):
+                assert (await found(store, entry.key)).owner == store.instance
 
     async def test_waiting_entries_are_found_by_what_they_wait_for(self, store: Store) -> None:
         await store.transact(lambda tx: tx.inbox.add(an_entry("a", waits_for="GetOrder/1")))
@@ -563,8 +661,10 @@ class StoreContract:
         assert await store.transact(lambda tx: tx.parked.get("p-1")) is None
 
     async def test_a_read_model_keeps_the_last_view(self, store: Store) -> None:
-        await store.transact(lambda tx: tx.read_models.put("GetOrder", "o-1", b"1"))
-        await store.transact(lambda tx: tx.read_models.put("GetOrder", "o-1", b"\x00\xff"))
+        await store.transact(lambda tx: tx.read_models.put("GetOrder", "o-1", b"1", 1.0))
+        await store.transact(lambda tx: tx.read_models.put("GetOrder", "o-1", b"2", 2.0))
+        await store.transact(lambda tx: tx.read_models.put("GetOrder", "o-1", b"an old one again", 1.5))
+        await store.transact(lambda tx: tx.read_models.put("GetOrder", "o-1", b"\x00\xff", 2.0))
         assert await store.transact(lambda tx: tx.read_models.get("GetOrder", "o-1")) == b"\x00\xff"
         assert await store.transact(lambda tx: tx.read_models.get("GetOrder", "o-2")) is None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -36,7 +37,7 @@ from tests.unit.runtime.shop import (
     order_saga_of,
 )
 from tests.unit.runtime.virtual_loop import in_virtual_time
-from tests.unit.runtime.world import Broken, World
+from tests.unit.runtime.world import Broken, FlakyTransport, World
 
 BOTH = pytest.mark.parametrize("how", ["choreography", "orchestration"])
 
@@ -283,6 +284,19 @@ async def test_an_event_too_large_to_publish_is_the_handlers_failure_not_the_mes
         await process.send(PlaceOrder(order_id="o1"))
         assert await asyncio.wait_for(process.ended(SAGA, "o1"), 100) == Status.COMPENSATED
     assert not world.parked("inventory")
+
+
+@in_virtual_time
+async def test_what_a_transport_does_not_take_is_refused_before_it_is_in_the_outbox() -> None:
+    plan, world = Plan(), World()
+    plan.always(Reserve, lambda command: Reserved(order_id="x" * 300_000))
+    small = replace(FlakyTransport.features, body_bytes_max=200_000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FlakyTransport, "features", small)
+        async with world.running(make_shop(plan)) as process:
+            await process.send(PlaceOrder(order_id="o1"))
+            assert await asyncio.wait_for(process.ended(SAGA, "o1"), 100) == Status.COMPENSATED
+            await process.system.drained()
 
 
 # -- reactions ---------------------------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ class MemoryDatabase:
     known: dict[tuple[str, str], Heard] = field(default_factory=dict)
     outbox: dict[int, Kept] = field(default_factory=dict)
     parked: dict[str, ParkedMessage] = field(default_factory=dict)
-    views: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    views: dict[tuple[str, str], tuple[bytes, float]] = field(default_factory=dict)
     openings: dict[str, MemoryStore] = field(default_factory=dict)
     position: int = 0
     undo: list[Callable[[], None]] = field(default_factory=list)
@@ -239,11 +239,14 @@ class MemoryReadModels:
     def __init__(self, database: MemoryDatabase) -> None:
         self._database = database
 
-    def put(self, query: str, key: str, view: bytes) -> None:
-        self._database.put(self._database.views, (query, key), view)
+    def put(self, query: str, key: str, view: bytes, as_of: float) -> None:
+        known = self._database.views.get((query, key))
+        if known is None or known[1] <= as_of:
+            self._database.put(self._database.views, (query, key), (view, as_of))
 
     def get(self, query: str, key: str) -> bytes | None:
-        return self._database.views.get((query, key))
+        known = self._database.views.get((query, key))
+        return known and known[0]
 
 
 class MemoryRecords:

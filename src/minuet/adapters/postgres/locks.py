@@ -23,6 +23,7 @@ HOLD = f"SELECT pg_try_advisory_lock({_KEY.format(owner='$2::text')})"
 APPEAR = "SELECT pg_advisory_lock_shared($1::int, pg_backend_pid())"
 PRESENT = f"""SELECT objid::bigint FROM pg_locks
     WHERE {_OURS} AND objsubid = 2 AND classid::bigint = $1::bigint AND granted"""
+LEAVE = b"SELECT pg_advisory_unlock_all()"
 # Our own session of before may linger: the server has not noticed yet that its client is gone.
 END_OLD = f"""SELECT pg_terminate_backend(pid) FROM pg_locks
     WHERE {_OURS} AND objsubid = 1 AND granted AND pid <> pg_backend_pid()

@@ -20,6 +20,7 @@ from minuet.adapters.postgres.rows import (
     kept,
     outgoing_of,
     parked_of,
+    told,
 )
 from minuet.codec import attributes_to_text
 from minuet.core.envelope import Envelope
@@ -91,8 +92,9 @@ PARKED = f"{_PARKED} WHERE id = $1"
 UNPARK = "DELETE FROM minuet_parked WHERE id = $1"
 ALL_PARKED = f"{_PARKED} ORDER BY parked_at, position LIMIT $1"
 
-PUT_VIEW = """INSERT INTO minuet_read_models (query, key, view) VALUES ($1, $2, $3)
-    ON CONFLICT (query, key) DO UPDATE SET view = excluded.view"""
+PUT_VIEW = """INSERT INTO minuet_read_models (query, key, view, as_of) VALUES ($1, $2, $3, $4)
+    ON CONFLICT (query, key) DO UPDATE SET view = excluded.view, as_of = excluded.as_of
+    WHERE minuet_read_models.as_of <= excluded.as_of"""
 GET_VIEW = "SELECT view FROM minuet_read_models WHERE query = $1 AND key = $2"
 
 # What a transaction wrote whose end we did not hear of, and that was kept: nobody here works on it. All its rows are at
@@ -184,7 +186,8 @@ class PostgresKnown(Table):
         return self._read(KNOWN, (kept(saga), kept(saga_id)))
 
     def recent(self, limit: int, before: int | None = None) -> Sequence[tuple[int, str, str]]:
-        return self._read(RECENT, (POSITION_MAX if before is None else before, limit))
+        rows = self._read(RECENT, (POSITION_MAX if before is None else before, limit))
+        return [(position, told(saga), told(saga_id)) for position, saga, saga_id in rows]
 
 
 class PostgresOutbox(Table):
@@ -262,8 +265,8 @@ class PostgresParked(Table):
 
 
 class PostgresReadModels(Table):
-    def put(self, query: str, key: str, view: bytes) -> None:
-        self._write(PUT_VIEW, (query, kept(key), view))
+    def put(self, query: str, key: str, view: bytes, as_of: float) -> None:
+        self._write(PUT_VIEW, (query, kept(key), view, as_of))
 
     def get(self, query: str, key: str) -> bytes | None:
         rows = self._read(GET_VIEW, (query, kept(key)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -174,6 +175,10 @@ class Writer:
         self._connected(until)
 
     def close(self) -> None:
+        """When it returns, what this instance owned is anybody's."""
+        if self._connection is not None:
+            with contextlib.suppress(psycopg.Error):  # then the server notices by itself that we are gone
+                self._connection.run(locks.LEAVE)
         self._drop()
 
     def _connected(self, until: float) -> Transaction:

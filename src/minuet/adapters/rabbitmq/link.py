@@ -34,7 +34,7 @@ from minuet.adapters.rabbitmq.reader import TolerantReader
 from minuet.adapters.rabbitmq.url import Settings
 from minuet.core.errors import ConfigurationError
 
-CONNECT_S_MAX: Final = 10.0
+CONNECT_S_MAX: Final = 5.0
 ANSWER_S_MAX: Final = 15.0  # less than `BrokerTransport` allows, so that we can still say why
 CLOSE_S_MAX: Final = 3.0
 FRAMES_MAX: Final = 64  # of a channel, that wait to be looked at

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import re
 
-import aiohttp
-
 from minuet.adapters.broker.port import Disconnected
 from minuet.core.errors import ConfigurationError, MessageError
 
@@ -42,6 +40,7 @@ def meaning(error: BaseException, doing: str) -> Exception:
         `Missing`: the topic or queue is not there. ConfigurationError: who we are, or what we may do, is wrong.
         MessageError: SNS or SQS refuses what it was given, and will again. `Disconnected`: anything else.
     """
+    import aiohttp
     from botocore import exceptions as sdk  # type: ignore[import-untyped]
 
     credentials = (

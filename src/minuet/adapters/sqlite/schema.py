@@ -8,7 +8,8 @@ from importlib import resources
 
 from minuet.core.errors import ConfigurationError
 
-VERSION = 1
+VERSIONS = {"schema.sql": 2, "broker.sql": 1}
+"""Of each file of tables; ``schema.2.sql`` turns version 1 of ``schema.sql`` into version 2."""
 META = "CREATE TABLE IF NOT EXISTS minuet_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT"
 
 
@@ -20,15 +21,24 @@ def install(connection: sqlite3.Connection, file: str) -> None:
     """
     connection.execute(META)
     found = connection.execute("SELECT value FROM minuet_meta WHERE name = ?", (file,)).fetchone()
+    newest = VERSIONS[file]
     if found is None:
-        run_script(connection, resources.files(__package__).joinpath(file).read_text("utf-8"))
-        connection.execute("INSERT INTO minuet_meta VALUES (?, ?)", (file, str(VERSION)))
-    elif int(found[0]) > VERSION:
+        run_script(connection, _text(file))
+        connection.execute("INSERT INTO minuet_meta VALUES (?, ?)", (file, str(newest)))
+    elif int(found[0]) > newest:
         ((_, _, path), *_) = connection.execute("PRAGMA database_list").fetchall()
         raise ConfigurationError(
-            f"{path} has version {found[0]} of {file}, and this minuet knows {VERSION}; "
+            f"{path} has version {found[0]} of {file}, and this minuet knows {newest}; "
             f"update minuet, or use another file"
         )
+    elif int(found[0]) < newest:
+        for version in range(int(found[0]) + 1, newest + 1):
+            run_script(connection, _text(file.replace(".sql", f".{version}.sql")))
+        connection.execute("UPDATE minuet_meta SET value = ? WHERE name = ?", (str(newest), file))
+
+
+def _text(file: str) -> str:
+    return resources.files(__package__).joinpath(file).read_text("utf-8")
 
 
 def run_script(connection: sqlite3.Connection, script: str) -> None:

@@ -63,5 +63,6 @@ CREATE TABLE minuet_read_models (
     query TEXT NOT NULL,
     key   TEXT NOT NULL,
     view  BLOB NOT NULL,
+    as_of REAL NOT NULL DEFAULT 0,
     PRIMARY KEY (query, key)
 ) STRICT;

@@ -71,7 +71,9 @@ PARKED = "SELECT * FROM minuet_parked WHERE id = ?"
 UNPARK = "DELETE FROM minuet_parked WHERE id = ?"
 ALL_PARKED = "SELECT * FROM minuet_parked ORDER BY parked_at, rowid LIMIT ?"
 
-PUT_VIEW = "INSERT INTO minuet_read_models VALUES (?, ?, ?) ON CONFLICT (query, key) DO UPDATE SET view = excluded.view"
+PUT_VIEW = """INSERT INTO minuet_read_models (query, key, view, as_of) VALUES (?, ?, ?, ?)
+    ON CONFLICT (query, key) DO UPDATE SET view = excluded.view, as_of = excluded.as_of
+    WHERE minuet_read_models.as_of <= excluded.as_of"""
 GET_VIEW = "SELECT view FROM minuet_read_models WHERE query = ? AND key = ?"
 
 POSITION_MAX = 2**63 - 1
@@ -272,8 +274,8 @@ class SqliteParked(Table):
 
 
 class SqliteReadModels(Table):
-    def put(self, query: str, key: str, view: bytes) -> None:
-        self._execute(PUT_VIEW, (query, key, view))
+    def put(self, query: str, key: str, view: bytes, as_of: float) -> None:
+        self._execute(PUT_VIEW, (query, key, view, as_of))
 
     def get(self, query: str, key: str) -> bytes | None:
         rows = self._execute(GET_VIEW, (query, key)).fetchall()

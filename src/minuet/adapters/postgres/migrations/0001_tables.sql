@@ -88,5 +88,6 @@ CREATE TABLE minuet_read_models (
     query TEXT NOT NULL,
     key   TEXT NOT NULL,
     view  BYTEA NOT NULL,
+    as_of DOUBLE PRECISION NOT NULL,
     PRIMARY KEY (query, key)
 );
