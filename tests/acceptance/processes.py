@@ -11,7 +11,6 @@ import io
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -35,6 +34,7 @@ from minuet_shop.contracts import (
     StockPage,
 )
 from minuet_shop.outside import CarrierLedger, GatewayLedger
+from tests.acceptance.grounds import EMBEDDED, Ground, ground
 
 T = TypeVar("T")
 V = TypeVar("V", bound=View)
@@ -75,17 +75,17 @@ async def until(
 class Process:
     """One `minuet run`."""
 
-    def __init__(self, services: Sequence[str], arguments: Sequence[str], log: Path) -> None:
+    def __init__(
+        self, services: Sequence[str], arguments: Sequence[str], log: Path, environment: Mapping[str, str]
+    ) -> None:
         self.services = tuple(services)
         self.log = log
         self.ready_file = log.with_suffix(".ready")
         chosen = [part for name in services for part in ("--service", name)]
-        # Python may keep its byte code: compiling everything anew would triple the time of a start.
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         with log.open("ab") as errors, self.ready_file.open("wb") as ready:
             self.popen = subprocess.Popen(
                 [MINUET, "run", "minuet_shop:app", "--port", "0", "--json", *chosen, *arguments],
-                stdin=subprocess.DEVNULL, stdout=ready, stderr=errors, env=environment, cwd=log.parent,
+                stdin=subprocess.DEVNULL, stdout=ready, stderr=errors, env=dict(environment), cwd=log.parent,
             )  # fmt: skip
 
     def __repr__(self) -> str:
@@ -158,18 +158,20 @@ class Shop:
 
     Args:
         folder: for the data, and beside it the logs.
+        stands_on: its stores and channels; by default those in its folder.
         config: the text of a ``minuet.toml``.
     """
 
-    def __init__(self, folder: Path, coordination: str, *, config: str = "") -> None:
+    def __init__(self, folder: Path, coordination: str, *, stands_on: Ground | None = None, config: str = "") -> None:
         self.folder = folder
         self.data = folder / "data"
+        self.ground = stands_on or ground(EMBEDDED, self.data)
         self.coordination = coordination
         self.processes: list[Process] = []
         self.troubles = Troubles()
         self._config = folder / "minuet.toml"
-        if config:
-            self._config.write_text(config)
+        if text := f"{self.ground.config}\n{config}".strip():
+            self._config.write_text(text)
         self._http: aiohttp.ClientSession | None = None
         self._room = asyncio.Semaphore(IN_FLIGHT)
         self._logs = Counter[str]()
@@ -183,9 +185,15 @@ class Shop:
         arguments = ["--data", str(self.data), "--coordination", f"OrderProcessing={self.coordination}"]
         if self._config.exists():
             arguments += ["--config", str(self._config)]
-        process = Process(services, arguments, self.folder / f"{name}.{self._logs[name]}.log")
+        process = Process(services, arguments, self.folder / f"{name}.{self._logs[name]}.log", self.environment)
         self.processes.append(process)
         return process
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Of its processes. Python may keep its byte code: compiling everything anew would triple the time of a start."""
+        ours = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        return {**ours, **self.ground.environment}
 
     async def start(self, *services: str) -> Process:
         return await self.launch(*services).ready()
@@ -299,8 +307,9 @@ class Shop:
 
     def _story(self, order_id: str) -> str:
         shown = subprocess.run(
-            [MINUET, "sagas", "show", order_id, "--data", self.data], capture_output=True, text=True, check=False
-        )
+            [MINUET, "sagas", "show", order_id, "--data", self.data],
+            capture_output=True, text=True, check=False, cwd=self.folder, env=dict(self.environment),
+        )  # fmt: skip
         return shown.stdout + shown.stderr
 
     async def orders(self, status: str = "") -> list[OrderView]:
@@ -356,34 +365,22 @@ class Shop:
     async def at_rest(self, *, parked: int = 0) -> None:
         """Until no service has anything left to do, to publish or to take in."""
 
-        async def nothing_left() -> bool:
-            return not {name: left for name, left in self.left_over().items() if not name.endswith(" parked")}
+        left: dict[str, int] = {}
 
-        await until(nothing_left, within_s=30, what=lambda: f"everything is at rest: {self.left_over()}\n{self.said()}")
+        async def nothing_left() -> bool:
+            nonlocal left
+            stored = {name: rows for name, rows in self.left_over().items() if not name.endswith(" parked")}
+            left = stored or _some(await self.ground.wires.undelivered())
+            return not left
+
+        await until(nothing_left, within_s=30, what=lambda: f"everything is at rest: {left}\n{self.said()}")
         assert sum(left for name, left in self.left_over().items() if name.endswith(" parked")) == parked, (
             self.left_over()
         )
 
     def left_over(self) -> dict[str, int]:
-        """How many rows each database has of what should come to an end, where there are any."""
-        wanted = {
-            "due": "SELECT count(*) FROM minuet_inbox WHERE state = 'due'",
-            "parked": "SELECT (SELECT count(*) FROM minuet_inbox WHERE state = 'parked') + count(*) FROM minuet_parked",
-            "unpublished": "SELECT count(*) FROM minuet_outbox",
-            "undelivered": "SELECT count(*) FROM minuet_queue",
-        }
-        found: dict[str, int] = {}
-        for file in self.data.glob("*.db"):
-            db = sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=10)
-            try:
-                tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
-                for what, query in wanted.items():
-                    if query.rpartition("FROM ")[2].split()[0].rstrip(")") in tables:
-                        ((rows,),) = db.execute(query).fetchall()
-                        found[f"{file.stem} {what}"] = rows
-            finally:
-                db.close()
-        return {name: rows for name, rows in found.items() if rows}
+        """How many rows each store has of what should come to an end, where there are any."""
+        return _some(self.ground.stores.left_over())
 
     async def behave(self, system: str, **behaviour: float) -> None:
         answer = await self.ask("PUT", f"/sandbox/{system}/behaviour", behaviour)
@@ -399,10 +396,23 @@ class NobodyThere(Exception):
 
 
 @asynccontextmanager
-async def shop(folder: Path, coordination: str, *, config: str = "") -> AsyncIterator[Shop]:
-    """A shop without any process yet. None is left when the block ends; if it fails, the logs are told."""
+async def shop(
+    folder: Path,
+    coordination: str,
+    on: str = EMBEDDED,
+    *,
+    servers: Mapping[str, str] | None = None,
+    config: str = "",
+) -> AsyncIterator[Shop]:
+    """A shop without any process yet. None is left when the block ends; if it fails, the logs are told.
+
+    Args:
+        on: the name of its ground.
+        servers: what the ground is to stand on; see `ground`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    made = Shop(folder, coordination, config=config)
+    stands_on = ground(on, folder / "data", servers=servers)
+    made = Shop(folder, coordination, stands_on=stands_on, config=config)
     try:
         yield made
     except BaseException as error:
@@ -411,6 +421,7 @@ async def shop(folder: Path, coordination: str, *, config: str = "") -> AsyncIte
     finally:
         made.close()
         await made.aclose()
+        await stands_on.clear()
 
 
 def mixed(prefix: str, count: int) -> dict[str, tuple[str, list[str]]]:
@@ -438,6 +449,10 @@ GONE = "ITEM008"
 def _service_at(path: str) -> str:
     first = path.split("/")[1].partition("?")[0]
     return first if first in APART else "orders"
+
+
+def _some(counts: Mapping[str, int]) -> dict[str, int]:
+    return {name: count for name, count in counts.items() if count}
 
 
 def _twice(names: Iterable[str]) -> list[str]:

@@ -5,19 +5,21 @@ import asyncio
 
 import pytest
 
+from tests.acceptance.grounds import EVERY
 from tests.acceptance.processes import GONE, Shop, mixed, shipped_of, until
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.acceptance, pytest.mark.grounds(*EVERY), pytest.mark.timeout(240)]
 
 
 async def test_payment_is_killed_in_the_middle_and_catches_up(empty: Shop) -> None:
     shop = empty
     running = await shop.start_apart()
     await shop.stock(GONE, 0)
-    before, meanwhile = mixed("BEFORE", 150), mixed("MEANWHILE", 150)
+    many = shop.ground.fewer(150)
+    before, meanwhile = mixed("BEFORE", many), mixed("MEANWHILE", many)
 
     placing = asyncio.create_task(shop.place_all(before))
-    await until(lambda: _some(shop, "SHIPPED", 20), what="the first orders are shipped")
+    await until(lambda: _some(shop, "SHIPPED", shop.ground.fewer(20)), what="the first orders are shipped")
     running["payment"].kill()
     await placing
     paid = len((await shop.ledgers())[0].charges)
@@ -43,7 +45,7 @@ async def test_payment_is_killed_in_the_middle_and_catches_up(empty: Shop) -> No
     assert all(order.reason for order in ended.values() if order.status == "CANCELLED")
     await shop.at_rest()
     books = await shop.balanced()
-    assert (books.shipped, books.cancelled) == (len(expected), 300 - len(expected))
+    assert (books.shipped, books.cancelled) == (len(expected), 2 * many - len(expected))
     assert await _notes(shop) == set(ended)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.acceptance.processes import APART, Shop
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.grounds("seed/choreography")]
 
 LAST = "ITEM007"
 

@@ -1,24 +1,28 @@
 """Payment needs what an order costs. It asks orders, or keeps a copy of its own: a deployment chooses."""
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from tests.acceptance.conftest import Site
 from tests.acceptance.processes import APART, Shop, shop, until
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.grounds("postgres+kafka/choreography")]
 
 NAMES = [f"ORDER-{number}" for number in range(20)]
 READ_MODEL = '[queries]\nGetOrder = "read_model"\n'
 
 
 @pytest.mark.parametrize("how", ["read_model", "origin"])
-async def test_payment_goes_on_without_orders_if_it_keeps_a_copy(tmp_path: Path, coordination: str, how: str) -> None:
+async def test_payment_goes_on_without_orders_if_it_keeps_a_copy(
+    tmp_path: Path, site: Site, servers: Mapping[str, str], how: str
+) -> None:
     config = READ_MODEL if how == "read_model" else ""
-    async with shop(tmp_path, coordination, config=config) as made:
+    async with shop(tmp_path, site.coordination, site.ground, servers=servers, config=config) as made:
         # Who asks for the amount: payment's own rule, or the orchestrator. It is not there while the orders are placed.
-        asks = "payment" if coordination == "choreography" else "orchestrator"
+        asks = "payment" if site.coordination == "choreography" else "orchestrator"
         running = await made.start_apart([name for name in APART if name != asks])
         await asyncio.gather(*(made.place(name) for name in NAMES))
         await until(lambda: _published(made), what="orders has published everything")

@@ -2,7 +2,8 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -358,8 +359,20 @@ async def test_a_connection_that_does_not_answer_is_let_go(nats_url: str, connec
 AUTHORIZATION = """
 authorization {
   users: [
-    { user: "shop", password: "s3cr:t@/", permissions: { publish: ["$JS.>", "shop.>"], subscribe: ["_INBOX_shop.>"] } }
-    { user: "stranger", password: "other" }
+    {
+      user: "shop", password: "s3cr:t@/"
+      permissions: { publish: ["$JS.API.>", "$JS.ACK.>", "shop.>"], subscribe: ["_INBOX_shop.>"] }
+    }
+    {
+      user: "guest", password: "guest"
+      permissions: {
+        publish: [
+          "$JS.API.STREAM.INFO.shop", "$JS.API.CONSUMER.INFO.shop.*", "$JS.API.CONSUMER.MSG.NEXT.shop.*"
+          "$JS.ACK.shop.>", "shop.>"
+        ]
+        subscribe: ["_INBOX_shop.>"]
+      }
+    }
   ]
 }
 """
@@ -382,7 +395,18 @@ async def test_a_user_with_few_permissions_is_enough(guarded: Server) -> None:
             right, wrong = await broker.send([sending("1", subject), sending("2", "elsewhere.orders")])
         assert right is None
         assert isinstance(wrong, ConfigurationError)
-        assert ids_of(await fetch(broker)) == ["1"]
+        guest = NatsBroker(server.replace("shop:s3cr%3At%40%2F@", "guest:guest@"), SystemIds())
+        await guest.connect()
+        assert await guest.check([queue(subject)], [subject]) == []
+        await publish(guest, sending("2", subject))
+        received = await fetch(guest)
+        assert ids_of(received) == ["1", "2"]
+        await guest.keep("inventory", [received[0].token])
+        await guest.acknowledge("inventory", [one.token for one in received])
+        async with asyncio.timeout(5):
+            with pytest.raises(ConfigurationError, match="does not allow it"):
+                await guest.declare([queue(subject, group="payment")], [subject], only_new=False)
+        await guest.disconnect()
     finally:
         await broker.disconnect()
 
@@ -409,6 +433,51 @@ async def test_who_we_are_is_not_told_to_a_server_without_tls(nats_url: str) -> 
     broker = NatsBroker(nats_url.replace("nats://", "nats+tls://shop:s3cret@") + "/shop", SystemIds())
     with pytest.raises(ConfigurationError, match="does not offer TLS"):
         await broker.connect()
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    """An authority, and a certificate for both ends that it has signed."""
+    folder = tmp_path_factory.mktemp("tls")
+    files = {name: folder / f"{name}.pem" for name in ("authority", "authority-key", "own", "own-key")}
+    new = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    by = ["-CA", files["authority"], "-CAkey", files["authority-key"], "-addext", "basicConstraints=critical,CA:FALSE"]
+    one = ["-subj", "/CN=authority", "-keyout", files["authority-key"], "-out", files["authority"]]
+    two = [
+        "-subj",
+        "/CN=shop",
+        "-addext",
+        f"subjectAltName=IP:{HOST}",
+        "-keyout",
+        files["own-key"],
+        "-out",
+        files["own"],
+    ]
+    for command in ([*new, *one], [*new, *by, *two]):
+        subprocess.run(command, check=True, capture_output=True)
+    return files
+
+
+async def test_tls_with_certificates_at_both_ends(servers_path: Path, certificates: Mapping[str, Path]) -> None:
+    settings = (
+        f'tls {{ cert_file: "{certificates["own"]}", key_file: "{certificates["own-key"]}", '
+        f'ca_file: "{certificates["authority"]}", verify: true }}'
+    )
+    with Nats(servers_path, settings=settings) as server:
+        url = server.url.replace("nats://", "nats+tls://") + "/shop"
+        ca, ours = f"ca={certificates['authority']}", f"certificate={certificates['own']}&key={certificates['own-key']}"
+        broker = NatsBroker(f"{url}?{ca}&{ours}", SystemIds())
+        await broker.connect()
+        await broker.declare([queue("shop.orders")], ["shop.orders"], only_new=False)
+        await publish(broker, sending("1", "shop.orders"))
+        assert ids_of(await fetch(broker)) == ["1"]
+        await broker.disconnect()
+        with pytest.raises(ConfigurationError, match="not trusted here"):
+            await NatsBroker(f"{url}?{ours}", SystemIds()).connect()
+        with pytest.raises((ConfigurationError, Disconnected)):
+            await NatsBroker(f"{url}?{ca}", SystemIds()).connect()
+        with pytest.raises(ConfigurationError, match="cannot be used"):
+            await NatsBroker(f"{url}?ca=/nowhere", SystemIds()).connect()
 
 
 async def test_a_server_without_jetstream_is_refused(servers_path: Path) -> None:

@@ -416,7 +416,7 @@ async def test_with_triggers_nothing_is_taken_for_harmless(postgres_url: str, sc
     store = opening(postgres_url, schema_name, schema=schema)
     await store.start()
     try:
-        nothing = failing_with(running("UPDATE stock SET quantity = 1"))
+        nothing = failing_with(running("UPDATE stock SET quantity = 1 WHERE item = 'nothing'"))
         await asyncio.gather(*map(store.transact, (stocking("a"), nothing)), return_exceptions=True)
         assert await items(store) == ["a"]
         assert await store.transact(lambda tx: database_of(tx).all("SELECT said FROM log")) == []

@@ -145,7 +145,15 @@ class Transports:
 
             return SqliteTransport(writable(self._settings.data) / "broker.db", clock=self._clock, ids=self._ids)
         broker = self._kind(place.scheme, next(iter(destinations))).make(place.server, self._ids)
-        return BrokerTransport(broker, destinations, ids=self._ids, provision=self._settings.provision)
+        return BrokerTransport(
+            broker, destinations, ids=self._ids, provision=self._settings.provision, name=shown(place.server)
+        )
+
+
+def shown(url: str) -> str:
+    """The server's URL for people: without user, password and options."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2].rstrip('/')}"
 
 
 def channels_of(app: App) -> list[str]:

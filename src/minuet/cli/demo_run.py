@@ -104,7 +104,9 @@ async def shop(data: Path, coordination: Coordination, host: str, port: int) -> 
     from minuet.settings import Settings
 
     remember_app(data, SHOP)
-    settings = Settings(data=data, host=host, port=port, coordination={SAGA: coordination})
+    # Whatever the environment says: twice the same orders on one broker or database would be the same orders.
+    embedded: dict[str, Any] = {"stores": {"default": "sqlite:"}, "channels": {"*": "embedded:"}}
+    settings = Settings(data=data, host=host, port=port, coordination={SAGA: coordination}, **embedded)
     async with running(load_app(SHOP), settings, serve=True) as system:
         settle()
         yield system

@@ -2,9 +2,9 @@
 
 The event loop says what it wants and the thread brings it:
 
-* Nothing is polled unless somebody fetches, so that not much more is in hand than was asked for: only what comes with
-  the confirmation of a commit. If nobody fetches for a while, the partitions are paused and polling goes on, for the
-  sake of rebalances and of ``max.poll.interval.ms``.
+* Nothing is given unless somebody fetches. If nobody does for a while, the partitions are paused and polling goes on,
+  for the sake of rebalances and of ``max.poll.interval.ms``. A message that comes with such a poll, or with one for
+  the confirmation of a commit, waits for the next fetch.
 * A commit's confirmation does not wake a poll that waits (with the consumer protocol of librdkafka 2.16 it is served
   only by the next poll, even for a commit on another thread). So, while a message is in somebody's hands and its
   acknowledgement may come, the thread waits for new messages in very short turns.
@@ -195,6 +195,7 @@ class _Thread(threading.Thread):
         self._jobs: deque[Callable[[], None]] = deque()
         self._is_stopping = False
         self._lanes: dict[Lane, Progress] = {}
+        self._early: deque[Message] = deque()  # polled and not given
         self._waiting: list[Acknowledging] = []  # until what they say is committed
         self._committing: dict[Lane, int] | None = None  # the one commit that is under way
         self._commit_not_before = 0.0
@@ -260,9 +261,9 @@ class _Thread(threading.Thread):
             self._receive(wanted, SHORT_WAIT_S if in_hands or self._is_committing else WAIT_S)
         elif self._is_paused or monotonic() - self._wanted_last > PAUSE_AFTER_S:
             self._pause(True)
-            self._receive(1, 0)  # nothing comes but what concerns the group, or what was on its way
+            self._serve()
         elif self._is_committing:
-            self._receive(1, 0)
+            self._serve()
 
     @property
     def _is_committing(self) -> bool:
@@ -278,13 +279,21 @@ class _Thread(threading.Thread):
             change = self._consumer.pause if is_paused else self._consumer.resume
             change([TopicPartition(*lane) for lane in self._lanes])
 
+    def _serve(self) -> None:
+        message = self._consumer.poll(0)
+        if message is not None:
+            self._early.append(message)
+
     def _receive(self, limit: int, wait_s: float) -> None:
-        first = self._consumer.poll(wait_s)
-        if first is None:
-            return
-        messages = [first]
-        if limit > 1:
-            messages += self._consumer.consume(limit - 1, 0)
+        if not self._early:
+            first = self._consumer.poll(wait_s)
+            if first is None:
+                return
+            self._early.append(first)
+        if limit > len(self._early):
+            more = self._consumer.consume(limit - len(self._early), 0)
+            self._early.extend(more)  # not the deque of before: a rebalance meanwhile makes a new one
+        messages = [self._early.popleft() for _ in range(min(limit, len(self._early)))]
         given = [received for message in messages if (received := self._received(message)) is not None]
         if given:
             with self._called:
@@ -353,9 +362,16 @@ class _Thread(threading.Thread):
         lanes = [(one.topic, one.partition) for one in partitions]
         for lane in lanes:
             self._lanes.pop(lane, None)
+            self._drop_early(lane, 0)
         self._tell(self._owner.revoked, lanes)
         consumer.incremental_unassign(partitions)
         self._release()
+
+    def _drop_early(self, lane: Lane, offset: int) -> None:
+        """These will be polled anew, by whoever has the partition then."""
+        self._early = deque(
+            one for one in self._early if (one.topic(), one.partition()) != lane or (one.offset() or 0) < offset
+        )
 
     # What is done
 
@@ -374,6 +390,7 @@ class _Thread(threading.Thread):
                 lowest[lane] = min(offset, lowest.get(lane, offset))
         for lane, offset in lowest.items():
             self._lanes[lane].rewind(offset)
+            self._drop_early(lane, offset)
             self._tell(self._owner.rewound, lane, offset)
             with contextlib.suppress(KafkaException):  # it is being taken away from us
                 self._consumer.seek(TopicPartition(*lane, offset))

@@ -21,7 +21,7 @@ log = logging.getLogger("minuet.kafka")
 
 DELIVERY_MS_MAX = 15_000
 TOPIC_LOOKUP_MS_MAX = 5_000
-POLL_S = 0.5
+POLL_S = 0.1
 
 Report = KafkaError | Exception | None
 

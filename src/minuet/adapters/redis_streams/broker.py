@@ -7,8 +7,6 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from redis import exceptions
-
 from minuet.adapters.broker.port import Disconnected, Queue, Received, Sending
 from minuet.adapters.redis_streams.address import Address, parse
 from minuet.adapters.redis_streams.connection import Command, Connection, as_text
@@ -145,10 +143,11 @@ class RedisBroker:
         return connection.script(SEND, stream, *arguments)
 
     def _outcomes(self, stream: str, answer: Any, count: int) -> Sequence[Exception | None]:
-        if isinstance(answer, exceptions.OutOfMemoryError):
-            return [NotKept(f"{self.address.name} is full: {answer}")] * count
         if isinstance(answer, Exception):
-            raise self._connected().meaning(answer) from answer
+            meaning = self._connected().meaning(answer)
+            if isinstance(meaning, ConfigurationError):  # of this stream
+                return [meaning] * count
+            raise meaning from answer
         return [self._outcome(stream, as_text(said)) for said in answer]
 
     def _outcome(self, stream: str, said: str) -> Exception | None:
@@ -233,7 +232,7 @@ class RedisBroker:
         answers = await connection.try_all([("XINFO", "GROUPS", stream) for stream in streams])
         for stream, answer in zip(streams, answers, strict=True):
             if not isinstance(answer, Exception):
-                there[stream] = {as_text(group["name"]) for group in answer}
+                there[stream] = {as_text(dict(zip(flat[::2], flat[1::2], strict=True))[b"name"]) for flat in answer}
             elif "no such key" not in str(answer):
                 raise connection.meaning(answer) from answer
         return there

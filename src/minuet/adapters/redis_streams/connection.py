@@ -152,7 +152,7 @@ class Connection:
         name, said = self.address.name, str(error) or type(error).__name__
         if isinstance(error, (exceptions.AuthenticationError, exceptions.AuthorizationError)):
             return ConfigurationError(f"{name} does not know us, or not with this password: {said}")
-        if isinstance(error, exceptions.NoPermissionError):
+        if isinstance(error, exceptions.NoPermissionError) or "executing the script can't" in said:
             return ConfigurationError(
                 f"{name} does not allow it: {said}; docs/adapters/redis-streams.md has the ACL to give"
             )

@@ -88,7 +88,9 @@ end
 local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
 if groups.err then return 0 end
 local keep = #groups > 0 and ARGV[1] or ARGV[2]
-local needed = string.format('%.0f-0', tonumber(redis.call('TIME')[1]) * 1000 - tonumber(keep))
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local needed = string.format('%.0f-0', now - tonumber(keep))
 for _, flat in ipairs(groups) do
     local group = fields(flat)
     local first = group['last-delivered-id']
