@@ -37,7 +37,7 @@ REAL = os.environ.get("MINUET_TEST_AWS", "")
 BASE = REAL or "arn:aws:sns:us-east-1:123456789012"
 REGION = BASE.split(":")[3]
 SLOWNESS = 10 if REAL else 1
-VISIBILITY_S = 6
+VISIBILITY_S = 20  # the emulator needs seconds to keep some hundred messages on a busy machine
 EVENT = {
     "specversion": "1.0",
     "id": "e-1",
@@ -133,7 +133,7 @@ async def _tidied(prefix: str, stranger: Stranger) -> AsyncIterator[None]:
 
 
 class SnsSqsContract(TransportContract):
-    patience_s = 40.0
+    patience_s = 60.0
     quiet_s = 0.5 * SLOWNESS
     many = 600
     leaves_out_unwanted = False

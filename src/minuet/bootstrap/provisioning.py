@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,6 @@ from minuet.adapters.broker.transport import BrokerTransport
 from minuet.adapters.system import SystemClock, SystemIds
 from minuet.app import App, _returned
 from minuet.bootstrap import _chosen
-from minuet.bootstrap.extras import extra
 from minuet.bootstrap.stores import Stores, is_postgres
 from minuet.bootstrap.system import System
 from minuet.bootstrap.transports import Place, Transports, channels_of, shown
@@ -37,6 +36,8 @@ ANSWER_S = 60.0
 WITHOUT_TOPOLOGY = ("embedded:", "memory:")
 OUR_TABLES = "minuet's tables"
 COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
+SQLITE_SCHEMA = "schema.sql"
+VERSION = f"SELECT value FROM minuet_meta WHERE name = '{SQLITE_SCHEMA}'"  # noqa: S608  a constant
 TABLE = re.compile(r'\bCREATE\s+TABLE\s+(?:IF\s+NOT\s+EXISTS\s+)?("[^"]+"|\w+)', re.IGNORECASE)
 
 
@@ -164,7 +165,9 @@ async def apply_topology(app: App, settings: Settings, services: Sequence[str] |
         await server.transport.declare(wanted)
         missing = await server.transport.check(wanted)
         return server.view(
-            wanted, made=tuple(one for one in made if one not in missing), missing=tuple(dict.fromkeys(missing))
+            wanted,
+            made=tuple(one for one in dict.fromkeys(made) if one not in missing),
+            missing=tuple(dict.fromkeys(missing)),
         )
 
     return await _at_each(wiring, make)
@@ -205,7 +208,9 @@ async def _try_to_connect(server: Server) -> str:
         problem = f"cannot connect to {server.name}: it did not answer within {CONNECT_S:g} s"
     except Exception as error:
         problem = f"cannot connect to {server.name}: {say(error)}; is it running, and is the address right?"
-    await server.broker.disconnect()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(CONNECT_S):
+            await server.broker.disconnect()
     return problem
 
 
@@ -333,10 +338,8 @@ def _tables_of(files: Files, service: str, schema: Any) -> Tables:
     url = files.url_of(service)
     if url.startswith("sqlite:"):
         return SqliteTables(service, schema, files)
-    store = files.make(service, schema)  # refuses what is of no form; does not open it
-    if is_postgres(url):
-        return PostgresTables(service, schema, url)
-    return Tables(service, schema, url, is_kept=bool(store is None))
+    files.make(service, schema)  # refuses what is of no known form; opens nothing
+    return PostgresTables(service, schema, url) if is_postgres(url) else Tables(service, schema, url, is_kept=False)
 
 
 class Files(Stores):
@@ -382,8 +385,7 @@ class SqliteTables(Tables):
         super().__init__(service, schema, str(self._path), is_kept=True)
 
     async def pending(self) -> list[str]:
-        there = await asyncio.to_thread(_tables_in, self._path)
-        ours = [] if there else [OUR_TABLES]
+        ours, there = await asyncio.to_thread(_look_into, self._path)
         return [*ours, *_missing(self.schema, there)]
 
     async def migrate(self) -> list[str]:
@@ -394,24 +396,39 @@ class SqliteTables(Tables):
         return pending
 
 
-def _tables_in(path: Path) -> set[str]:
-    """The names of the tables in a file that minuet has made; none if it is not there or is not minuet's yet."""
+def _look_into(path: Path) -> tuple[list[str], set[str]]:
+    """What minuet's own tables lack in the file, and the names of all tables that are there."""
     import sqlite3
 
     if not path.exists():
-        return set()
+        return [OUR_TABLES], set()
     # Even a reader makes the files that a write-ahead log needs, unless it is told that nobody writes. Nobody has the
     # file open if there is no log.
     how = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
     try:
         connection = sqlite3.connect(f"file:{quote(str(path))}?{how}", uri=True)
         try:
-            found = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            there = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            found = connection.execute(VERSION).fetchone() if "minuet_meta" in there else None
         finally:
             connection.close()
     except sqlite3.Error as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}; is it a database of minuet's?") from error
-    return found if "minuet_meta" in found else set()
+        raise ConfigurationError(f"{path} cannot be read: {error}; is it a SQLite database?") from error
+    return _lacking(path, int(found[0]) if found else 0), there
+
+
+def _lacking(path: Path, version: int) -> list[str]:
+    from minuet.adapters.sqlite.schema import VERSIONS
+
+    newest = VERSIONS[SQLITE_SCHEMA]
+    if version > newest:
+        raise ConfigurationError(
+            f"{path} has version {version} of {OUR_TABLES}, and this minuet knows {newest}; update minuet, or use "
+            f"another file"
+        )
+    if version == newest:
+        return []
+    return [f"{OUR_TABLES}, version {newest}" if version else OUR_TABLES]
 
 
 class PostgresTables(Tables):
@@ -427,32 +444,26 @@ class PostgresTables(Tables):
     async def pending(self) -> list[str]:
         from minuet.adapters.postgres import pending
 
-        return [*await pending(self._url, self.service), *_missing(self.schema, await self._there())]
+        ours = await pending(self._url, self.service)  # says why, if the database cannot be used
+        return [*ours, *_missing(self.schema, await asyncio.to_thread(self._look))]
 
     async def migrate(self) -> list[str]:
         from minuet.adapters.postgres import migrate
 
-        missing = _missing(self.schema, await self._there())
-        return [*await migrate(self._url, self.service, schema=self.schema), *missing]
-
-    async def _there(self) -> set[str]:
-        return await asyncio.to_thread(self._look)
+        before = set(await self.pending())
+        applied = await migrate(self._url, self.service, schema=self.schema)
+        return [*applied, *(one for one in _missing(self.schema, ()) if one in before)]
 
     def _look(self) -> set[str]:
-        import psycopg
-
         from minuet.adapters.postgres import Limits
         from minuet.adapters.postgres.connection import BoundedConnection, connect
 
+        connection = connect(BoundedConnection, self._address, self.service, Limits(), "minuet store")
         try:
-            connection = connect(BoundedConnection, self._address, self.service, Limits(), "minuet store")
-            try:
-                rows = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s", [self.service])
-                return {name for (name,) in rows}
-            finally:
-                connection.close()
-        except psycopg.Error as error:
-            raise ConfigurationError(f"{self._address} cannot be used: {error}") from error
+            rows = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s", [self.service])
+            return {name for (name,) in rows}
+        finally:
+            connection.close()
 
 
 def _missing(schema: Any, there: Iterable[str]) -> list[str]:
@@ -464,4 +475,4 @@ def _missing(schema: Any, there: Iterable[str]) -> list[str]:
 def _names(schema: Any) -> list[str]:
     if isinstance(schema, str):
         return list(dict.fromkeys(name.strip('"') for name in TABLE.findall(COMMENT.sub(" ", schema))))
-    return [table.name for table in schema.sorted_tables] if schema is not None else []
+    return [table.name for table in schema.tables.values()] if schema is not None else []

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from minuet.cli import demo, explain, parked, run, sagas
+from minuet.cli import demo, explain, parked, run, sagas, store, topology
 from minuet.core.errors import MinuetError
 
 DEBUG = "MINUET_DEBUG"
@@ -84,6 +84,8 @@ app.command("run")(run.run)
 app.add_typer(sagas.app, name="sagas")
 app.add_typer(parked.app, name="parked")
 app.command("explain")(explain.explain)
+app.add_typer(topology.app, name="topology")
+app.add_typer(store.app, name="store")
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,8 +51,10 @@ class Connection:
 
         Raises:
             Disconnected: the server does not answer, or cannot do anything now.
-            ConfigurationError: it does not want us, is a cluster, or too old.
+            ConfigurationError: it does not want us, is a cluster, or too old; or a file for TLS cannot be used.
         """
+        if address.is_tls:
+            check_files(address)
         connection = cls(address, name)
         try:
             async with asyncio.timeout(CONNECT_S):
@@ -167,6 +170,18 @@ class Connection:
         if "unknown command" in said.lower():
             return ConfigurationError(f"{name}: {said}: Redis {VERSION_LEAST}.0 or later is needed")
         return Disconnected(f"{name}: {said}")
+
+
+def check_files(address: Address) -> None:
+    """Raises ConfigurationError if one cannot be used: redis-py reads them only later and says that it cannot connect."""
+    try:
+        context = ssl.create_default_context(cafile=str(address.ca) if address.ca else None)
+        if address.certificate:
+            context.load_cert_chain(address.certificate, address.key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(
+            f"{address.name}: a file of ca=, certificate= or key= cannot be used: {error}"
+        ) from error
 
 
 def as_text(value: bytes | str) -> str:
