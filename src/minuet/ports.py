@@ -69,6 +69,8 @@ class Entry:
     answer: Envelope | None = None
     error: str = ""
     changed_at: float = 0.0
+    #: What was known of its saga when a rule made it due, as long as this process has it at hand.
+    known: Mapping[Literal, Envelope] | None = field(default=None, repr=False, compare=False)
     #: The envelope that the store has of it already, so that it need not write it again. The store's own.
     written: Envelope | None = field(default=None, repr=False, compare=False)
 
@@ -86,6 +88,7 @@ class Entry:
             answer=self.answer,
             error=self.error,
             changed_at=self.changed_at,
+            known=self.known,
             written=self.written,
         )
 

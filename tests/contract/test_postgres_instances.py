@@ -13,13 +13,15 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+from psycopg import sql
 
 from minuet.adapters.postgres import Limits, PostgresStore
 from minuet.core.formula import Literal, Outcome
 from minuet.ports import EntryState, Tx
 from minuet.testing.store_contract import CHARGED, RESERVED, adding, an_envelope, finding, found, ids_of, sending
-from tests.contract.postgres_server import PATIENCE_S, fresh_schema, opening, query
+from tests.contract.postgres_server import PATIENCE_S, fresh_schema, opening
 
 pytestmark = pytest.mark.server
 
@@ -103,6 +105,21 @@ async def until_taken(store: PostgresStore, count: int) -> list[str]:
                 return taken
             await disturbed.wait()
             disturbed.clear()
+
+
+def lock_of(store: PostgresStore, schema_name: str) -> sql.Composable:
+    return sql.SQL("hashtextextended({}, 0)").format(sql.Literal(f"minuet {schema_name} {store.instance}"))
+
+
+def end_session_of(store: PostgresStore, url: str, schema_name: str) -> None:
+    """End the session that writes for it, and wait until it has ended."""
+    with psycopg.connect(url) as connection:
+        ending = sql.SQL(
+            """SELECT pg_terminate_backend(pid, 60000) FROM pg_locks
+            WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+                AND ((classid::bigint << 32) | objid::bigint) = {}"""
+        )
+        assert connection.execute(ending.format(lock_of(store, schema_name))).fetchall() == [(True,)]
 
 
 # Claims
@@ -269,18 +286,25 @@ async def test_an_instance_whose_connection_is_killed_has_lost_what_others_took(
     zombie, successor = await start(look_s=600.0), await start()  # it does not look whether it is there
     await zombie.transact(adding("a"))
     stale = await found(zombie, "a")
-    query(
-        postgres_url,
-        f"""SELECT pg_terminate_backend(pid, 10000) FROM pg_locks
-            WHERE locktype = 'advisory' AND objsubid = 1 AND granted
-            AND ((classid::bigint << 32) | objid::bigint)
-                = hashtextextended('minuet ' || '{schema_name}' || ' ' || '{zombie.instance}', 0)""",
-    )
+    end_session_of(zombie, postgres_url, schema_name)
     assert await until_taken(successor, 1) == ["a"]
     stale.state = EntryState.DONE
     assert not await zombie.transact(lambda tx: tx.inbox.save(stale))
     assert (await found(successor, "a")).owner == successor.instance
     assert await zombie.transact(finding("a"))
+
+
+async def test_an_instance_writes_again_only_when_its_session_of_before_has_ended(
+    postgres_url: str, schema_name: str, start: Start
+) -> None:
+    store = await start(look_s=600.0)
+    end_session_of(store, postgres_url, schema_name)
+    # As a session would that the server believes to be alive, in the middle of a transaction that may be committed yet.
+    with psycopg.connect(postgres_url) as lingering:
+        lingering.execute(sql.SQL("SELECT pg_advisory_lock({})").format(lock_of(store, schema_name)))
+        await store.transact(adding("a"))
+        with pytest.raises(psycopg.OperationalError):
+            lingering.execute("SELECT 1")
 
 
 async def test_others_hear_when_an_instance_is_closed(start: Start) -> None:

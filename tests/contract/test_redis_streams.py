@@ -298,12 +298,17 @@ async def test_scripts_that_were_forgotten_are_noticed(connect: Connect, client:
     await publish(broker, sending("1", orders))
 
 
-async def test_a_connection_that_does_not_answer_is_let_go(redis_url: str, connect: Connect, orders: str) -> None:
+async def test_a_connection_that_does_not_answer_is_let_go(
+    redis_url: str, client: Client, connect: Connect, orders: str
+) -> None:
     port = int(redis_url.rpartition(":")[2].partition("/")[0])
     with FaultProxy(HOST, port) as proxy:
         broker = await connect(server=f"redis://{HOST}:{proxy.port}/0")
         fetching = asyncio.create_task(broker.fetch("inventory", 10))
-        await asyncio.sleep(0.1)
+        while not [
+            one for one in await client.client_list() if one["flags"] == "b" and one["name"].startswith("minuet-")
+        ]:
+            pass  # until it waits for messages
         proxy.lose_replies()
         async with asyncio.timeout(PATIENCE_S):
             with pytest.raises(Disconnected):
@@ -378,9 +383,10 @@ async def test_consumers_that_are_gone_are_deleted_unless_they_have_something(
     assert await consumers() == 1
     await client.xgroup_createconsumer(orders, GROUP, "gone")
     monkeypatch.setattr("minuet.adapters.redis_streams.broker.GONE_S", 0.001)
-    await asyncio.sleep(0.01)
-    await broker.tend()
-    assert await consumers() == 1
+    async with asyncio.timeout(PATIENCE_S):
+        while await consumers() > 1:
+            await broker.tend()
+    assert ids_of(await fetch(broker)) == ["1"]
 
 
 # Who we are, and other servers

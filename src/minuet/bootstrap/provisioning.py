@@ -190,9 +190,7 @@ async def _at_each(
                 await server.transport.start()
                 found.append(await work(server, wanted))
             except ConfigurationError as error:
-                if server.name in str(error):
-                    raise
-                raise ConfigurationError(f"{server.name}: {say(error)}") from error
+                raise ConfigurationError(f"{server.name}: {_without_name(server, error)}") from error
     return found
 
 
@@ -203,15 +201,20 @@ async def _try_to_connect(server: Server) -> str:
         async with asyncio.timeout(CONNECT_S):
             await server.broker.connect()
     except ConfigurationError as error:
-        problem = say(error) if server.name in str(error) else f"{server.name}: {say(error)}"
+        problem = f"{server.name}: {_without_name(server, error)}"
     except TimeoutError:
         problem = f"cannot connect to {server.name}: it did not answer within {CONNECT_S:g} s"
     except Exception as error:
-        problem = f"cannot connect to {server.name}: {say(error)}; is it running, and is the address right?"
+        why = _without_name(server, error)
+        problem = f"cannot connect to {server.name}: {why}; is it running, and is the address right?"
     with suppress(TimeoutError):
         async with asyncio.timeout(CONNECT_S):
             await server.broker.disconnect()
     return problem
+
+
+def _without_name(server: Server, error: Exception) -> str:
+    return say(error).removeprefix(f"{server.name}: ")
 
 
 class Server(NamedTuple):

@@ -37,7 +37,7 @@ def migrate(
     if as_json:
         print_json({"stores": [_facts(view, "applied") for view in views]})
     else:
-        console().print(_table("applied", [(view, view.applied, "nothing: it was up to date") for view in views]))
+        _print("applied", [(view, view.applied, "nothing: it was up to date") for view in views])
 
 
 @app.command("check")
@@ -54,7 +54,7 @@ def check(app: AppArgument, data: DataOption = None, config: ConfigOption = None
     if as_json:
         print_json({"ok": is_ok, "stores": [_facts(view, "pending") for view in views]})
     else:
-        console().print(_table("pending", [(view, view.pending, "nothing") for view in views]))
+        _print("pending", [(view, view.pending, "nothing") for view in views])
     if not is_ok:
         raise typer.Exit(1)
 
@@ -63,13 +63,16 @@ def _facts(view: StoreView, what: str) -> dict[str, Any]:
     return {name: getattr(view, name) for name in ("service", "store", "is_kept", what)}
 
 
-def _table(heading: str, lines: list[tuple[StoreView, tuple[str, ...], str]]) -> Any:
+def _print(heading: str, lines: list[tuple[StoreView, tuple[str, ...], str]]) -> None:
     from rich.text import Text
 
+    if not lines:
+        console().print("none of these services has tables")
+        return
     rows = table()
     for column in ("service", "store", heading):
         rows.add_column(column, overflow="fold")
     for view, what, otherwise in lines:
         said = ", ".join(what) or (otherwise if view.is_kept else NOT_KEPT)
         rows.add_row(Text(view.service), Text(view.store), Text(said))
-    return rows
+    console().print(rows)

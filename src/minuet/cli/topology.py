@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Topics, exchanges, queues and consumers on the brokers.", no_args_is_help=True)
 
+ROOM_FOR_NAMES = 0.55
+"""Of the width of the terminal, for channels and destinations on one line each."""
+
 AppArgument = Annotated[str, typer.Argument(metavar="APP", help=f"MODULE:NAME of the app, as in {SHOP}.")]
 ServiceOption = Annotated[
     list[str] | None,
@@ -38,22 +41,26 @@ def show(app: AppArgument, data: DataOption = None, config: ConfigOption = None,
         return
     screen = console()
     for broker in dict.fromkeys(view.broker for view in views):
-        screen.print(_table(broker, [view for view in views if view.broker == broker]))
+        screen.print(_table(screen, broker, [view for view in views if view.broker == broker]))
 
 
-def _table(broker: str, views: list[ChannelView]) -> Any:
+def _table(screen: Console, broker: str, views: list[ChannelView]) -> Any:
     from rich.text import Text
 
-    rows = table(f"broker {broker}")
-    rows.add_column("channel", overflow="fold")
+    where = [[view.channel for view in views]]
     if any(view.destination != view.channel for view in views):
-        rows.add_column("destination", overflow="fold")
+        where.append([view.destination for view in views])
+    # What is for copying is cut only where the rest would not fit.
+    has_room = sum(max(map(len, names)) for names in where) <= screen.width * ROOM_FOR_NAMES
+    rows = table(f"broker {broker}")
+    for heading in ("channel", "destination")[: len(where)]:
+        rows.add_column(heading, overflow="fold", no_wrap=has_room)
     for heading in ("events", "publishes", "listens"):
         rows.add_column(heading, overflow="fold")
-    for view in views:
-        where = [view.channel, view.destination][: len(rows.columns) - 3]
+    for index, view in enumerate(views):
         who = [", ".join(names) or "nobody" for names in (view.publishes, view.listens)]
-        rows.add_row(*(Text(cell) for cell in (*where, ", ".join(view.events), *who)))
+        cells = (*(names[index] for names in where), ", ".join(view.events), *who)
+        rows.add_row(*map(Text, cells))
     return rows
 
 
@@ -126,13 +133,15 @@ def _print_checked(screen: Console, view: BrokerView) -> None:
 
 
 def _print_applied(screen: Console, view: BrokerView) -> None:
+    from rich.text import Text
+
     if not view.has_topology:
         _print_head(screen, view, "there is nothing to apply")
         return
     if view.made:
-        _print_head(screen, view, "made or corrected, for it was so:")
+        _print_head(screen, view, "made; until now it was so:")
         _print_lines(screen, view.made)
-        screen.print(f"  now there: {_there(view)}", style="dim")
+        print_indented(screen, Text(f"now there: {_there(view)}", style="dim"), 2)
     elif not view.missing:
         _print_head(screen, view, f"everything was there: {_there(view)}")
     if view.missing:
@@ -143,14 +152,14 @@ def _print_applied(screen: Console, view: BrokerView) -> None:
 def _print_head(screen: Console, view: BrokerView, rest: str, style: str = "") -> None:
     from rich.text import Text
 
-    screen.print(Text.assemble((view.broker, "bold"), "  ", (rest, style)))
+    screen.print(Text.assemble((view.broker, "bold"), "  ", (rest, style)), soft_wrap=True)
 
 
 def _print_lines(screen: Console, lines: tuple[str, ...]) -> None:
     from rich.text import Text
 
     for line in lines:
-        print_indented(screen, Text(line), 2)
+        screen.print(Text(f"  {line}"), soft_wrap=True)
 
 
 def _there(view: BrokerView) -> str:

@@ -48,7 +48,9 @@ class Gatherer:
         saga = entry.envelope.saga
         assert saga is not None
         rule = self.reactor.rule_of(saga)
-        known = await self.store.transact(lambda tx: tx.known.of(saga.name, saga.id), reads_only=True)
+        known = entry.known
+        if known is None:
+            known = await self.store.transact(lambda tx: tx.known.of(saga.name, saga.id), reads_only=True)
         decoded = self.reactor.decoded(rule, known)
         questions = rule.recipe.questions(decoded)
         views: dict[str, View] = {}

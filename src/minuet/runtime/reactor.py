@@ -200,7 +200,9 @@ class Reactor:
         )
         if body and command is not None:
             remember(envelope, command)
-        return Entry(key=key, handler=envelope.type, envelope=envelope, changed_at=now)
+        # A copy: what the store has at hand may get what is rolled back later.
+        kept = None if body else dict(known)
+        return Entry(key=key, handler=envelope.type, envelope=envelope, changed_at=now, known=kept)
 
     def asks(self, query: type[Query]) -> bool:
         """Whether a rule of this place builds its command from the query."""

@@ -97,7 +97,7 @@ class TransportContract:
         super().__init_subclass__(**arguments)
         for name, test in vars(TransportContract).items():
             applies = getattr(test, "applies", None)
-            if applies is not None and name not in vars(cls):
+            if applies is not None and getattr(cls, name) in (test, None):  # else a class in between has its own
                 setattr(cls, name, test if applies(cls) else None)  # pytest does not collect None
 
     # To be overridden

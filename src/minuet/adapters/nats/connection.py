@@ -158,14 +158,12 @@ class Connection:
         What one connection sends arrives in order, and a server handles the acknowledgements for one consumer in the
         order in which they arrive. So the last one's answer says that the others have been handled.
         """
-        async with asyncio.timeout(ANSWER_S) as limit:
-            try:
+        try:
+            async with asyncio.timeout(ANSWER_S):
                 for request in requests[:-1]:
                     await self._publish(request)
-            except TimeoutError as error:
-                if not limit.expired():
-                    raise
-                raise Disconnected(f"{self.address.name} does not take what we send") from error
+        except TimeoutError as error:
+            raise Disconnected(f"{self.address.name} does not take what we send") from error
         await self.ask(requests[-1])
 
     async def publish(self, request: Request, reply: str = "") -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from urllib.parse import quote, unquote
 
@@ -24,7 +26,9 @@ OLD_DELIVERIES, NEW_DELIVERIES = 4, 6
 def headers_of(message: Sending, stream: str) -> dict[str, str]:
     """Also with the stream that has to keep it, and with the name by which the server knows what it has already.
 
-    That name is for a whole stream, so the subject is part of it: one event may be told on two channels.
+    That name is for a whole stream, so the subject is part of it: one event may be told on two channels. A digest of
+    everything is part of it too: what was done before a saga asked for it is told again in the saga's name, as the same
+    event with other attributes, and whoever waits for that must get it.
     """
     headers = {EXPECTED_STREAM: stream}
     for name, value in message.attributes.items():
@@ -34,9 +38,15 @@ def headers_of(message: Sending, stream: str) -> dict[str, str]:
             headers[PREFIX + name] = quote(value, safe=SAFE)
     event_id = message.attributes.get("id")
     if event_id:
-        names = (message.destination, message.attributes.get("source", ""), event_id)
+        names = (message.destination, message.attributes.get("source", ""), event_id, _digest_of(message))
         headers[MESSAGE_ID] = " ".join(quote(name, safe=SAFE) for name in names)
     return headers
+
+
+def _digest_of(message: Sending) -> str:
+    digest = hashlib.sha256(json.dumps(dict(message.attributes), sort_keys=True).encode())
+    digest.update(message.body)
+    return digest.hexdigest()[:32]
 
 
 def size_of(headers: Mapping[str, str], body: bytes) -> int:

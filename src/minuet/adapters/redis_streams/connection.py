@@ -173,7 +173,7 @@ class Connection:
 
 
 def check_files(address: Address) -> None:
-    """Raises ConfigurationError if one cannot be used: redis-py reads them only later and says that it cannot connect."""
+    """Raises ConfigurationError if one cannot be used. redis-py reads them late, and says that it cannot connect."""
     try:
         context = ssl.create_default_context(cafile=str(address.ca) if address.ca else None)
         if address.certificate:

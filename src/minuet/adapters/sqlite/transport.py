@@ -147,7 +147,7 @@ class SqliteTransport:
         return MessageError(f"{envelope.type} {envelope.id} has {len(envelope.body)} bytes, {most} is the most")
 
     def _room(self) -> dict[str, int]:
-        """How much may be handed over to whom. While there are others, who may have nothing to do, only to who waits."""
+        """How much may be handed over to whom. While there are others, who may be idle, only to who waits."""
         is_alone = self._database.instances.is_alone
         return {group: HANDED_MAX - len(ear.handed) for group, ear in self._ears.items() if is_alone or ear.is_waiting}
 
