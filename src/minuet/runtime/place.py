@@ -31,8 +31,12 @@ FIRST_ATTEMPT_S = 10.0
 ELSEWHERE_S = 0.2
 # Nothing happens until an operator comes.
 PARKED_S = 5.0
+# Too much is due already.
+FULL_S = 2.0
 UNDER_WAY_MAX = 256
 TAKE_MAX = 200
+# All that is due here is in memory. Beyond this, what is not taken in yet stays where it is kept well: in the transport.
+DUE_MAX = 10_000
 
 Performed = Sequence[Event] | Envelope
 """What came of an entry: a handler's events, or the envelope of an answer that a participant recorded."""
@@ -73,7 +77,19 @@ class Place:
         self._under_way: set[str] = set()
         # For each service that does the work, so that one that hangs does not stop the orchestrator from asking others.
         self._rooms: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(UNDER_WAY_MAX))
+        self._freed = asyncio.Event()
         self._is_draining = False
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much is under way, or waits for its next attempt, that nothing more should be taken in."""
+        return len(self._under_way) + len(self._timers) >= DUE_MAX
+
+    async def room(self) -> None:
+        """Wait until it is not full."""
+        while self.is_full:
+            self._freed.clear()
+            await self._freed.wait()
 
     # -- handed in by a caller -----------------------------------------------------------------------------------------
 
@@ -81,6 +97,8 @@ class Place:
         """See `minuet.runtime.desk.Desk.ask`."""
         if self._is_draining:
             raise NotYet(f"{self.name} is being stopped; ask again with the same key", retry_after_s=0.5)
+        if self.is_full:
+            raise NotYet(f"{self.name} has too much to do; ask again with the same key", retry_after_s=FULL_S)
         entry, after = await self._accept(command, key)
         if entry.state is EntryState.DONE:
             self.follow_up(after)
@@ -209,6 +227,7 @@ class Place:
             after.start.append(entry)
         finally:
             self._under_way.discard(key)
+            self._freed.set()
         self.follow_up(after)
 
     async def _attempt(self, entry: Entry) -> After:

@@ -12,6 +12,9 @@ class Timers:
     def __init__(self) -> None:
         self._pending: dict[str, asyncio.TimerHandle] = {}
 
+    def __len__(self) -> int:
+        return len(self._pending)
+
     def after(self, delay_s: float, name: str, call: Callable[[], None]) -> None:
         def run() -> None:
             self._pending.pop(name, None)

@@ -69,6 +69,7 @@ class Worker:
         failures = 0
         handled: Sequence[tuple[Delivery, Done | Again]] = ()
         while True:
+            await self.place.room()
             try:
                 # What could not be settled stays in our hands, with all that comes after it, until it can be.
                 handled = handled or await self._handle(await transport.receive(self.place.name, DELIVERIES_MAX))
@@ -116,7 +117,7 @@ class Worker:
                 log.warning("%s: cannot look for what others left: %s", self.place.name, error)
 
     async def _sweep(self) -> None:
-        while await self.place.recover() == TAKE_MAX:
+        while not self.place.is_full and await self.place.recover() == TAKE_MAX:
             pass
         while True:
             left = await self.place.store.transact(lambda tx: tx.outbox.take(BATCH_MAX))

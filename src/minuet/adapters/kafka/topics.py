@@ -8,12 +8,14 @@ members (``<group>.begin``), and looked up when a partition is assigned that has
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import replace
 from time import monotonic, sleep
 from typing import Any, TypeVar
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # they are exported, but not declared to be
     AdminClient,
     ConfigResource,
@@ -24,6 +26,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # they are ex
 
 from minuet.adapters.broker.port import Disconnected
 from minuet.adapters.kafka.failures import Unroutable, error_from
+from minuet.adapters.kafka.receiving import consumer_for
 from minuet.adapters.kafka.url import Options
 
 T = TypeVar("T")
@@ -146,17 +149,15 @@ class Topics:
     def offsets(self, group: str, lanes: Sequence[TopicPartition]) -> dict[tuple[str, int], int]:
         """What the group has committed, for those partitions where it has."""
         plain = [TopicPartition(one.topic, one.partition) for one in lanes]
-        request = [ConsumerGroupTopicPartitions(group, plain)]
-        asked = self._admin.list_consumer_group_offsets(request, request_timeout=ASK_S_MAX)[group]
+        doing = f"looking for the group {group}"
         try:
-            found = asked.result(ASK_S_MAX + 1).topic_partitions
+            with self._as(group) as consumer:
+                found = consumer.committed(plain, timeout=ASK_S_MAX)
         except KafkaException as error:
-            if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
-                return {}
-            raise error_from(error, self._options, f"looking for the group {group}") from None
+            raise error_from(error, self._options, doing) from None
         for one in found:
             if one.error:
-                raise error_from(one.error, self._options, f"looking for the group {group}")
+                raise error_from(one.error, self._options, doing)
         return {(one.topic, one.partition): one.offset for one in found if one.offset >= 0}
 
     def _unheard(self, group: str, lanes: Sequence[TopicPartition]) -> list[TopicPartition]:
@@ -177,11 +178,23 @@ class Topics:
         ]
 
     def _commit(self, group: str, lanes: Sequence[TopicPartition]) -> None:
-        request = [ConsumerGroupTopicPartitions(group, list(lanes))]
-        done = self._admin.alter_consumer_group_offsets(request, request_timeout=ASK_S_MAX)[group]
-        for one in done.result(ASK_S_MAX + 1).topic_partitions:
-            if one.error:
-                raise KafkaException(one.error)
+        with self._as(group) as consumer:
+            for one in consumer.commit(offsets=list(lanes), asynchronous=False):
+                if one.error:
+                    raise KafkaException(one.error)
+
+    @contextmanager
+    def _as(self, group: str) -> Iterator[Consumer]:
+        """A consumer that may ask and commit in the name of the group without being a member of it.
+
+        Not the administrator: librdkafka 2.16 ends the process with a segmentation fault when an AdminClient asks for
+        a group's offsets and the answer is that the coordinator is loading or another one.
+        """
+        consumer = consumer_for(replace(self._options, protocol="classic"), group)
+        try:
+            yield consumer
+        finally:
+            consumer.close()
 
     def _patiently(self, what: Callable[[], T]) -> T:
         """Ask until there is an answer: a topic that was just made, and a cluster that was just started, have nobody

@@ -191,10 +191,12 @@ class Address:
 # What a vanished client must not hold for long, and what must not depend on the database's own settings.
 SETTINGS = """SELECT set_config('search_path', $1, false), set_config('statement_timeout', $2, false),
     set_config('lock_timeout', $3, false), set_config('idle_in_transaction_session_timeout', $4, false),
-    set_config('idle_session_timeout', '0', false), set_config('client_min_messages', 'warning', false),
+    set_config('client_min_messages', 'warning', false), set_config('client_encoding', 'UTF8', false),
     set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false),
-    set_config('tcp_keepalives_count', '3', false), set_config('client_encoding', 'UTF8', false)"""
-SETTINGS_14 = "SELECT set_config('client_connection_check_interval', '2s', false)"
+    set_config('tcp_keepalives_count', '3', false), set_config('synchronous_commit', $5, false)"""
+SETTINGS_14 = """SELECT set_config('client_connection_check_interval', '2s', false),
+    set_config('idle_session_timeout', '0', false)"""
+WAITS_FOR_THE_DISK = ("on", "remote_write", "remote_apply")
 C = TypeVar("C", bound=BoundedConnection)
 
 
@@ -217,7 +219,10 @@ def connect(kind: type[C], address: Address, schema_name: str, limits: Limits, a
         cursor = psycopg.RawCursor(connection)
         path = sql.Identifier(schema_name).as_string(connection)
         milliseconds = [f"{round(1000 * each)}ms" for each in (limits.statement_s, limits.lock_s, limits.idle_s)]
-        cursor.execute(SETTINGS, (f"{path}, public", *milliseconds))
+        # Whoever waits for standbys too goes on to do so; nobody waits for less than the disk.
+        ((commit,),) = cursor.execute("SHOW synchronous_commit").fetchall()
+        commit = commit if commit in WAITS_FOR_THE_DISK else "on"
+        cursor.execute(SETTINGS, (f"{path}, public", *milliseconds, commit))
         if connection.info.server_version >= 140000:
             cursor.execute(SETTINGS_14)
     except BaseException:

@@ -38,6 +38,7 @@ class Connection:
     def __init__(self, address: Address, name: str) -> None:
         self.address = address
         self._name = name
+        self._is_closed = False  # redis-py's clients connect again when they are used after their end
         self._clients: list[Redis] = []
         self._client = self.new_client()
         self._scripts: dict[str, str] = {}
@@ -112,6 +113,7 @@ class Connection:
         """The answers, among them errors of redis-py. Raises Disconnected or ConfigurationError if there are none."""
         if not commands:
             return []
+        self._check_open()
         try:
             async with self._client.pipeline(transaction=False) as pipeline:
                 for command in commands:
@@ -122,6 +124,7 @@ class Connection:
 
     async def run_on(self, client: Redis, *command: Any) -> Any:
         """The answer, by a client of `new_client`. Raises what an error means."""
+        self._check_open()
         try:
             return await client.execute_command(*command)  # type: ignore[no-untyped-call]
         except (exceptions.RedisError, OSError) as error:
@@ -129,11 +132,16 @@ class Connection:
 
     async def close(self) -> None:
         """Never raises but when cancelled."""
+        self._is_closed = True
         clients, self._clients = self._clients, []
         for client in clients:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(CLOSE_S):
                     await client.aclose()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise Disconnected(f"the connection to {self.address.name} is closed")
 
     async def _look(self) -> None:
         """Whether it is a server that we can use."""

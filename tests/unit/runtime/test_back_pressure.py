@@ -1,0 +1,38 @@
+"""A service that is far behind takes in no more than it can hold; the rest stays in the transport."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from minuet.core.coordinator import Status
+from minuet.core.errors import NotYet
+from minuet.runtime import place as place_module
+from tests.unit.runtime.shop import SAGA, Pay, PlaceOrder, Plan, make_shop
+from tests.unit.runtime.virtual_loop import in_virtual_time
+from tests.unit.runtime.world import World
+
+ORDERS = 400
+
+
+@in_virtual_time
+async def test_what_does_not_fit_waits_in_the_transport_and_is_done_later() -> None:
+    plan, world = Plan(), World()
+    gate = asyncio.Event()
+    plan.always(Pay, gate)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(place_module, "DUE_MAX", 150)
+        async with world.running(make_shop(plan)) as process:
+            for number in range(ORDERS):
+                await process.send(PlaceOrder(order_id=f"o{number}"))
+            await asyncio.sleep(60)
+            payment = process.system.places["payment"]
+            assert payment.is_full
+            assert len(payment._under_way) <= 150 + 128, "a batch may come on top, no more"
+            with pytest.raises(NotYet, match="too much to do"):
+                await process.send(Pay(order_id="another", amount=1))
+            gate.set()
+            for number in range(ORDERS):
+                assert await process.ended(SAGA, f"o{number}") == Status.COMPLETED
+    assert not world.left_over()
