@@ -10,13 +10,12 @@ from minuet.adapters.system import SystemClock, SystemIds
 from minuet.app import App
 from minuet.bootstrap.system import System
 from minuet.bootstrap.wiring import Wiring, everything
-from minuet.core.errors import ConfigurationError, MessageError
+from minuet.core.errors import ConfigurationError
 from minuet.observer import Observer
-from minuet.ports import Clock, Ids, Outgoing
-from minuet.runtime.reactor import Reactor
+from minuet.ports import Clock, Delivery, Ids, Tx
 from minuet.settings import Settings
 
-__all__ = ["System", "everything", "publish_again", "running", "stored"]
+__all__ = ["System", "everything", "hear_again", "running", "stored"]
 
 
 @asynccontextmanager
@@ -72,29 +71,27 @@ async def stored(app: App, settings: Settings) -> AsyncIterator[Observer]:
         yield system.observer
 
 
-async def publish_again(
-    app: App, settings: Settings, service: str, channel: str, attributes: Mapping[str, str], body: bytes
+async def hear_again(
+    app: App, settings: Settings, service: str, parked_id: str, channel: str, attributes: Mapping[str, str], body: bytes
 ) -> None:
-    """Publish a message that a service had parked. Whoever understood it the first time will know it again.
+    """Have a service take in a message that it had parked, and park it no more, in one transaction.
+
+    Nothing is done yet: what the message makes due waits for a process that runs the service. The transport is not
+    asked, which might take the message for one that it has delivered already.
 
     Raises:
         MessageError: the service would park it again, or would not hear of it.
     """
-    system = System(app, settings, everything(app), SystemClock(), SystemIds())
+    system = System(app, settings, _chosen(app, [service]), SystemClock(), SystemIds())
     async with AsyncExitStack() as stack:
-        wiring = Wiring(system, stack)
-        envelope = system.codec.envelope_of(attributes, body, channel=channel, now=system.clock.now())
-        system.codec.decode(envelope)
-        reactor = Reactor(app, system.codec, system.clock, service, wiring.coordination_of)
-        subscription = reactor.subscription(wiring.models_of(reactor))
-        if not subscription.wants(channel, envelope):
-            raise MessageError(
-                f"{service} does not listen to {envelope.type} on {channel}, so it would not hear it; discard it"
-            )
-        await wiring.open_transports([channel])
-        (problem,) = await wiring.transport_of(channel).publish([Outgoing(0, channel, envelope)])
-        if problem is not None:
-            raise ConfigurationError(f"{channel} does not take it: {problem}") from problem
+        place = await Wiring(system, stack).open_alone(service, channel, attributes, body)
+        delivery = Delivery(channel, attributes, body, 1, None)
+
+        def work(tx: Tx) -> None:
+            place.participant.hear_again(tx, delivery)
+            tx.parked.remove(parked_id)
+
+        await place.store.transact(work)
 
 
 def _chosen(app: App, services: Sequence[str] | None) -> list[str]:

@@ -12,7 +12,7 @@ from minuet.app import App, Handler, Service
 from minuet.bootstrap.stores import Stores
 from minuet.bootstrap.system import System
 from minuet.bootstrap.transports import Transports, channels_of
-from minuet.core.errors import ConfigurationError
+from minuet.core.errors import ConfigurationError, MessageError
 from minuet.core.messages import name_of
 from minuet.core.projection import Coordination
 from minuet.ports import Store, Transport
@@ -125,6 +125,22 @@ class Wiring:
                 hears = list({id(one): one for one in map(self.transport_of, subscriptions[name].wanted)}.values())
                 relay = Relay(place.store, self.transport_of, self.system.ids)
                 self.system.workers[name] = Worker(place, relay, hears, self.system.ids, grace_s=self.settings.grace_s)
+
+    async def open_alone(self, name: str, channel: str, attributes: Mapping[str, str], body: bytes) -> Place:
+        """A place that is connected to nothing but its store, for a message that it will hear.
+
+        Raises:
+            MessageError: it would not.
+        """
+        reactor = Reactor(self.app, self.system.codec, self.system.clock, name, self.coordination_of)
+        envelope = self.system.codec.envelope_of(attributes, body, channel=channel, now=self.system.clock.now())
+        self.system.codec.decode(envelope)
+        if not reactor.subscription(self.models_of(reactor)).wants(channel, envelope):
+            raise MessageError(
+                f"{name} does not listen to {envelope.type} on {channel}, so it would not hear it; discard it"
+            )
+        await self.open_store(name, with_schema=False)
+        return self._place(name, reactor, Directory({}, None))
 
     async def start(self) -> None:
         # All at once: one after the other, the first would wait for answers of those that are stopped already.

@@ -119,7 +119,7 @@ def retry(
     data: DataOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Try it again: a message is published once more on its channel, a command is due once more.
+    """Try it again: a message is taken in once more by whoever has parked it, a command is due once more.
 
     Example: minuet parked retry inventory:orders/17 --body mended.json
     """
@@ -160,12 +160,12 @@ class AtWork:
     """What a retry needs."""
 
     observer: Observer
-    publish: Any
+    hear: Any
 
     async def retry(self, parked_id: str, body: bytes | None) -> str:
         view = await self.observer.parked_one(parked_id)
         if view.kind == "message":
-            return await self._publish(view, body)
+            return await self._hear(view, body)
         if body is not None:
             raise ConfigurationError(
                 f"{parked_id} is a {view.kind}: what it says is decided, so retry it without --body"
@@ -174,26 +174,26 @@ class AtWork:
             raise NotFound(f"nothing is parked as {parked_id!r} any more")
         return f"{view.type} is due again; {view.service} takes it up as soon as it runs"
 
-    async def _publish(self, view: ParkedView, body: bytes | None) -> str:
-        """Everybody who listens hears it again, so it is taken away wherever it is parked."""
-        await self.publish(view.service, view.channel, view.attributes, view.body if body is None else body)
+    async def _hear(self, view: ParkedView, body: bytes | None) -> str:
+        """Whoever else has parked the same message hears it again as well."""
         own = view.id.partition(":")[2]
         copies = [one for one in await self.observer.parked(limit=COPIES_MAX) if one.id.partition(":")[2] == own]
         for copy in copies:
-            await self.observer.forget(copy.id)
+            said = copy.body if body is None else body
+            await self.hear(copy.service, own, copy.channel, copy.attributes, said)
         hearers = listed(sorted(copy.service for copy in copies))
         mended = ", mended," if body is not None else ""
-        it_runs = "it runs" if len(copies) == 1 else "they run"
-        return f"{view.type}{mended} is published again on {view.channel}, for {hearers} to hear as soon as {it_runs}"
+        goes_on = f"goes on as soon as {'it runs' if len(copies) == 1 else 'they run'}"
+        return f"{view.type}{mended} is taken in by {hearers}; what it makes due {goes_on}"
 
 
 @asynccontextmanager
 async def _at_work(app: str | None, data: Path | None, config: Path | None) -> AsyncIterator[AtWork]:
     from functools import partial
 
-    from minuet.bootstrap import publish_again
+    from minuet.bootstrap import hear_again
     from minuet.cli.loading import load_settings
 
     settings = load_settings(config, data=data)
     async with observing(app, data, config) as observer:
-        yield AtWork(observer, partial(publish_again, observer.app, settings))
+        yield AtWork(observer, partial(hear_again, observer.app, settings))

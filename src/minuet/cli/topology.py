@@ -55,7 +55,9 @@ def _table(screen: Console, broker: str, views: list[ChannelView]) -> Any:
     rows = table(f"broker {broker}")
     for heading in ("channel", "destination")[: len(where)]:
         rows.add_column(heading, overflow="fold", no_wrap=has_room)
-    for heading in ("events", "publishes", "listens"):
+    longest = max(len(name) for view in views for name in (*view.events, ""))
+    rows.add_column("events", overflow="fold", min_width=longest if has_room else None)
+    for heading in ("publishes", "listens"):
         rows.add_column(heading, overflow="fold")
     for index, view in enumerate(views):
         who = [", ".join(names) or "nobody" for names in (view.publishes, view.listens)]

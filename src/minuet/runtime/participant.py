@@ -121,6 +121,14 @@ class Participant:
             after.faults += mine.faults
         return after, problems
 
+    def hear_again(self, tx: Tx, delivery: Delivery) -> None:
+        """Take in a message that was parked; what it makes due is begun by whoever takes it over.
+
+        Raises:
+            MessageError: it would be parked again.
+        """
+        self._take_in_one(tx, delivery, After(depth=DEPTH_MAX))
+
     def _take_in_one(self, tx: Tx, delivery: Delivery, after: After) -> None:
         envelope, event = self._understood(delivery)
         if envelope.hops > HOPS_MAX:

@@ -72,14 +72,14 @@ def test_a_command_is_due_again_and_done_when_its_service_runs(run: Minuet, as_j
     assert ids(as_json, data) == []
 
 
-def test_a_mended_message_is_published_again_and_heard(
+def test_a_mended_message_is_taken_in_by_all_who_parked_it(
     run: Minuet, as_json: Any, garbled: Path, tmp_path: Path
 ) -> None:
     mended = tmp_path / "mended.json"
     mended.write_text('{"wishId": "w-4", "text": "a mended one"}')
     result = run("parked", "retry", "fairy:wishes/abroad/g-1", "--body", mended, "--data", garbled)
     assert result.stdout.startswith(
-        "Wished, mended, is published again on wishes, for fairy, orchestrator and press to hear"
+        "Wished, mended, is taken in by fairy, orchestrator and press; what it makes due goes on as soon as they run"
     )
     assert ids(as_json, garbled) == ["people:Thank/w-3"]
     perform(garbled, until="w-4")
