@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from minuet.adapters.system import SystemClock, SystemIds
 from minuet.app import App
-from minuet.bootstrap.system import System
-from minuet.bootstrap.wiring import Wiring, everything
+from minuet.bootstrap.parts import Adapters, Parts
+from minuet.bootstrap.system import System, everything
+from minuet.bootstrap.wiring import Wiring
 from minuet.core.errors import ConfigurationError
 from minuet.observer import Observer
 from minuet.ports import Clock, Delivery, Ids, Tx
@@ -28,6 +29,7 @@ async def running(
     provided: Mapping[type[Any], Any] | None = None,
     clock: Clock | None = None,
     ids: Ids | None = None,
+    parts: Callable[[System], Parts] = Adapters,
 ) -> AsyncIterator[System]:
     """Run an app, or some of its services, in this process until the block ends.
 
@@ -35,6 +37,7 @@ async def running(
         services: their names, ``orchestrator`` among them; by default all.
         serve: also answer HTTP, at ``settings.host`` and ``settings.port``.
         provided: what handlers get by its type, instead of what their services provide; for tests.
+        parts: makes stores and transports, instead of those that the settings name; for simulations.
 
     Raises:
         ConfigurationError: says which setting does not fit.
@@ -42,7 +45,7 @@ async def running(
     settings = settings or Settings()
     system = System(app, settings, _chosen(app, services), clock or SystemClock(), ids or SystemIds())
     async with AsyncExitStack() as stack:
-        wiring = Wiring(system, stack)
+        wiring = Wiring(system, stack, parts(system))
         await wiring.open()
         await wiring.provide(provided or {})
         if serve:
@@ -60,9 +63,10 @@ async def stored(app: App, settings: Settings) -> AsyncIterator[Observer]:
     """
     system = System(app, settings, everything(app), SystemClock(), SystemIds())
     async with AsyncExitStack() as stack:
-        wiring = Wiring(system, stack)
+        adapters = Adapters(system)
+        wiring = Wiring(system, stack, adapters)
         for name in system.services:
-            if wiring.is_stored(name):
+            if adapters.stores.is_there(name):
                 await wiring.open_store(name, with_schema=False)
         if not system.stores:
             raise ConfigurationError(

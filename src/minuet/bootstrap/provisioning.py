@@ -21,9 +21,9 @@ from minuet.adapters.system import SystemClock, SystemIds
 from minuet.app import App, _returned
 from minuet.bootstrap import _chosen
 from minuet.bootstrap.stores import Stores, is_postgres
-from minuet.bootstrap.system import System
+from minuet.bootstrap.system import System, everything
 from minuet.bootstrap.transports import Place, Transports, channels_of, shown
-from minuet.bootstrap.wiring import Wiring, everything
+from minuet.bootstrap.wiring import Wiring
 from minuet.core.errors import ConfigurationError
 from minuet.core.messages import Event, StepRefused, name_of
 from minuet.ports import Ids, Subscription
@@ -255,7 +255,7 @@ class Servers(Transports):
     def with_topology(self) -> list[Server]:
         """Those on which something has to be there. May make it, whatever the settings say of a start."""
         by_server = {place.server: place for place in self.places.values() if place.scheme not in WITHOUT_TOPOLOGY}
-        return [self._server(place, self._ids) for _, place in sorted(by_server.items())]
+        return sorted((self._server(place, self._ids) for place in by_server.values()), key=lambda one: one.name)
 
     def _server(self, place: Place, ids: Ids) -> Server:
         destinations = {name: one.destination for name, one in self.places.items() if one.server == place.server}

@@ -18,8 +18,9 @@ from minuet.core.saga import COMPENSATED, COMPLETED
 from minuet.observer import Observer
 from minuet.ports import Clock, Entry, Ids, Store, Transport
 from minuet.runtime.place import Place
+from minuet.runtime.reactor import ORCHESTRATOR
 from minuet.runtime.worker import Worker
-from minuet.settings import Settings
+from minuet.settings import Settings, spelled
 
 
 class System:
@@ -32,7 +33,7 @@ class System:
 
     def __init__(self, app: App, settings: Settings, services: Sequence[str], clock: Clock, ids: Ids) -> None:
         self.app = app
-        self.settings = settings
+        self.settings = _spelled(app, settings)
         self.services = tuple(services)
         self.clock = clock
         self.ids = ids
@@ -143,6 +144,23 @@ class LocalDeployment:
     def close(self) -> None:
         """Be found no more. May be called again."""
         self._endpoints.withdraw()
+
+
+def everything(app: App) -> list[str]:
+    """The names of all that can run: the app's services, and the orchestrator if there are sagas."""
+    return [*app.services, *([ORCHESTRATOR] if app.sagas else [])]
+
+
+def _spelled(app: App, settings: Settings) -> Settings:
+    """The settings with the app's own spelling of its names."""
+    places = {"default", *everything(app), *(rule.service for saga in app.sagas for rule in saga.rules.every)}
+    names = {
+        "coordination": [saga.name for saga in app.sagas],
+        "queries": [name_of(query) for service in app.services.values() for query in service.queries],
+        "stores": places,
+        "participants": places,
+    }
+    return settings.model_copy(update={name: spelled(getattr(settings, name), known) for name, known in names.items()})
 
 
 def _listed(names: Iterable[str]) -> str:

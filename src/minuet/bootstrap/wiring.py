@@ -8,14 +8,14 @@ from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from minuet.app import App, Handler, Service
-from minuet.bootstrap.stores import Stores
-from minuet.bootstrap.system import System
-from minuet.bootstrap.transports import Transports, channels_of
+from minuet.app import Handler, Service
+from minuet.bootstrap.parts import Adapters, Parts
+from minuet.bootstrap.system import System, everything
+from minuet.bootstrap.transports import channels_of
 from minuet.core.errors import ConfigurationError, MessageError
 from minuet.core.messages import name_of
 from minuet.core.projection import Coordination
-from minuet.ports import Store, Transport
+from minuet.ports import Transport
 from minuet.runtime.directory import Directory, Elsewhere
 from minuet.runtime.gather import Gatherer
 from minuet.runtime.orchestrator import Orchestrator, asking_handlers
@@ -24,38 +24,19 @@ from minuet.runtime.place import Place
 from minuet.runtime.reactor import ORCHESTRATOR, Reactor
 from minuet.runtime.relay import Relay
 from minuet.runtime.worker import Worker
-from minuet.settings import Settings, spelled
 
 log = logging.getLogger("minuet")
-
-
-def everything(app: App) -> list[str]:
-    """The names of all that can run: the app's services, and the orchestrator if there are sagas."""
-    return [*app.services, *([ORCHESTRATOR] if app.sagas else [])]
-
-
-def _spelled(app: App, settings: Settings) -> Settings:
-    """The settings with the app's own spelling of its names."""
-    places = {"default", *everything(app), *(rule.service for saga in app.sagas for rule in saga.rules.every)}
-    names = {
-        "coordination": [saga.name for saga in app.sagas],
-        "queries": [name_of(query) for service in app.services.values() for query in service.queries],
-        "stores": places,
-        "participants": places,
-    }
-    return settings.model_copy(update={name: spelled(getattr(settings, name), known) for name, known in names.items()})
 
 
 class Wiring:
     """One start-up. Opens everything into the stack, so that it closes in the reverse order."""
 
-    def __init__(self, system: System, stack: AsyncExitStack) -> None:
+    def __init__(self, system: System, stack: AsyncExitStack, parts: Parts | None = None) -> None:
         self.system = system
         self.stack = stack
         self.app = system.app
-        self.settings = system.settings = _spelled(system.app, system.settings)
-        self.stores = Stores(self.settings, system.ids)
-        self.transports = Transports(self.settings, system.clock, system.ids)
+        self.settings = system.settings
+        self.parts = parts or Adapters(system)
         self.elsewhere: Elsewhere | None = None
         self.read_models = [
             model for model in self.app.read_models if self.settings.queries.get(name_of(model.query)) == "read_model"
@@ -115,7 +96,7 @@ class Wiring:
             # What services elsewhere want only they know, but until they come their messages are kept for them.
             others = [one for one in wanted if one.group not in self.system.services]
             await transport.declare(others, only_new=True)
-        self.elsewhere = self._participants_over_http()
+        self.elsewhere = self.parts.elsewhere(self.system, self.stack)
         everywhere = Directory(self.system.places, self.elsewhere)
         asked = everywhere if self.settings.orchestration.participants == "local" else Directory({}, self.elsewhere)
         for name in self.system.services:
@@ -157,42 +138,27 @@ class Wiring:
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 
-    def is_stored(self, name: str) -> bool:
-        """Whether the place has a database that can be looked at; opening a file would make one."""
-        return self.stores.is_there(name)
-
     async def open_store(self, name: str, *, with_schema: bool = True) -> None:
         service = self.app.services.get(name)
         if service is not None and not (service.commands or service.queries or service.reactions):
             return
-        store = self._store(name, service.schema if service and with_schema else "")
+        store = self.parts.store(name, service.schema if service and with_schema else "")
         await store.start()
         self.stack.push_async_callback(store.close)
         self.system.stores[name] = store
 
-    def _store(self, name: str, schema: Any) -> Store:
-        return self.stores.make(name, schema)
-
     def transport_of(self, channel: str) -> Transport:
-        return self.transports.of(channel)
+        return self.parts.transport_of(channel)
 
     async def open_transports(self, channels: Iterable[str]) -> None:
         """Connect to everything that carries one of these channels."""
-        for name, transport in self.transports.make(channels).items():
+        for name, transport in self.parts.transports(channels).items():
             await transport.start()
             self.stack.push_async_callback(transport.close)
             self.system.transports[name] = transport
 
     def models_of(self, reactor: Reactor) -> list[Any]:
         return [model for model in self.read_models if reactor.asks(model.query)]
-
-    def _participants_over_http(self) -> Elsewhere | None:
-        from minuet.adapters.http_participants import HttpParticipants
-
-        client = HttpParticipants(self.system.deployment.url_of, self.system.codec, clock=self.system.clock)
-        self.stack.push_async_callback(client.close)
-        self.stack.callback(self.system.deployment.close)
-        return client
 
     def _place(self, name: str, reactor: Reactor, directory: Directory) -> Place:
         store, codec, clock = self.system.stores[name], self.system.codec, self.system.clock

@@ -5,21 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar
-from unittest.mock import patch
 
-from minuet.adapters import memory
 from minuet.adapters.memory import MemoryBroker, MemoryDatabase, MemoryStore, MemoryTransport
 from minuet.app import App
 from minuet.bootstrap import System, running
-from minuet.bootstrap.wiring import Wiring
 from minuet.core.coordinator import Status
 from minuet.core.envelope import Envelope
 from minuet.core.errors import NotYet
 from minuet.core.messages import Command, Event, Query, View
-from minuet.ports import Entry, EntryState, Outgoing, Store, Tx
+from minuet.ports import Entry, EntryState, Outgoing, Store, Transport, Tx
+from minuet.runtime.directory import Elsewhere
 from minuet.settings import Settings
 from tests.unit.runtime.virtual_loop import SeededIds, VirtualClock
 
@@ -211,13 +209,8 @@ class Process:
     async def start(self) -> None:
         self.is_alive = True
         self._main = asyncio.get_running_loop().create_task(self._run(), context=self.context)
-        with (
-            patch.object(Wiring, "_store", lambda wiring, name, *_, **__: self._store(name)),
-            patch.object(Wiring, "_participants_over_http", lambda *_: _OtherProcesses(self)),
-            patch.object(memory, "MemoryTransport", lambda *_: FlakyTransport(self.world.broker)),
-        ):
-            both: list[asyncio.Future[Any]] = [self._main, self._ready]
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        both: list[asyncio.Future[Any]] = [self._main, self._ready]
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         if self._main.done():
             self._main.result()
         self.system = self._ready.result()
@@ -225,16 +218,18 @@ class Process:
     async def _run(self) -> None:
         try:
             async with running(
-                self.app, self.settings, services=self.services, clock=self.world.clock, ids=self.world.ids
+                self.app,
+                self.settings,
+                services=self.services,
+                clock=self.world.clock,
+                ids=self.world.ids,
+                parts=lambda _: InMemory(self),
             ) as system:
                 self._ready.set_result(system)
                 await self._stop.wait()
         except BaseException:
             if self.is_alive:
                 raise
-
-    def _store(self, name: str) -> Store:
-        return WatchedStore(self.world.databases[name], ids=self.world.ids)
 
     async def stop(self) -> None:
         assert self._main is not None
@@ -283,6 +278,26 @@ def _create_owned(loop: asyncio.AbstractEventLoop, work: Any, **named: Any) -> a
         owned.add(task)
         task.add_done_callback(owned.discard)
     return task
+
+
+class InMemory:
+    """The parts of a process: views of what the world keeps."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._transport = FlakyTransport(process.world.broker)
+
+    def store(self, name: str, schema: Any) -> Store:
+        return WatchedStore(self._process.world.databases[name], ids=self._process.world.ids)
+
+    def transports(self, channels: Iterable[str]) -> dict[str, Transport]:
+        return {"memory:": self._transport}
+
+    def transport_of(self, channel: str) -> Transport:
+        return self._transport
+
+    def elsewhere(self, system: System, stack: AsyncExitStack) -> Elsewhere:
+        return _OtherProcesses(self._process)
 
 
 class _OtherProcesses:
