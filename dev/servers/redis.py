@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import socket
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from dev.servers import debian
 from dev.servers.base import HOST, Server
 
 PROGRAM = Path("/usr/bin/redis-server")
-POLICY = Path("/usr/sbin/policy-rc.d")
 ANSWER_S_MAX = 5.0
 
 
@@ -21,21 +20,8 @@ class Redis(Server):
 
     @classmethod
     def install(cls) -> None:
-        if PROGRAM.exists():
-            return
-        ours = not POLICY.exists()
-        if ours:  # 101: Debian's way to say that a package may not start its service, which would listen on port 6379
-            POLICY.write_text("#!/bin/sh\nexit 101\n")
-            POLICY.chmod(0o755)
-        try:
-            subprocess.run(["apt-get", "update", "-q"], check=True)
-            install = ["apt-get", "install", "-q", "-y", "--no-install-recommends", "redis-server"]
-            subprocess.run(
-                install, check=True, env={"DEBIAN_FRONTEND": "noninteractive", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
-            )
-        finally:
-            if ours:
-                POLICY.unlink()
+        if not PROGRAM.exists():
+            debian.install("redis-server")
 
     @property
     def url(self) -> str:

@@ -254,12 +254,14 @@ class Store(Protocol):
     async def transact(self, work: Callable[[Tx], T], *, reads_only: bool = False, lazily: bool = False) -> T:
         """Run the work in a transaction and return its result once that is durable.
 
-        A work must be short, and must not mind being run twice: a store may run it on the event loop, and again when
-        what it wrote was undone with somebody else's.
+        A work must be short, and must not mind being run several times: a store may run it on the event loop, and again
+        when what it wrote was undone with somebody else's.
 
         Several works may share a transaction and one commit; each runs under its own savepoint, so one that raises
         undoes its own writes alone, and its caller gets the exception. They run one at a time, in the order given.
-        If the commit fails, every caller gets the error and nothing of it remains.
+        If the commit fails, every caller gets the error and nothing of it remains. A store behind a network may lose
+        the connection at the commit and find no way to learn what came of it; then the error says that. So whatever is
+        done twice has to be the same: that is what the inbox is for.
 
         Args:
             work: synchronous; it must not keep the Tx.
