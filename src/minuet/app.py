@@ -212,7 +212,7 @@ class Service:
                 raise DefinitionError(
                     f"{self.name} has two reactions named {function.__name__}; a reaction is known by its name"
                 )
-            handler = self._handler(function, event, tuple(_returned(function)), retry)
+            handler = self._handler(function, event, tuple(events_returned_by(function)), retry)
             self.reactions.append(handler)
             return handler
 
@@ -345,7 +345,7 @@ class App:
             for command, handler in service.commands.items():
                 yield command
                 yield from command.__contract__.answers
-                yield from _returned(handler.function)
+                yield from events_returned_by(handler.function)
             yield from service.queries
             for reaction in service.reactions:
                 yield reaction.message
@@ -393,7 +393,7 @@ def _parameters(function: Callable[..., Any]) -> tuple[Any, dict[str, type[Any]]
     return hints[names[0]], {name: hints[name] for name in names[1:]}
 
 
-def _returned(function: Callable[..., Any]) -> tuple[type[Event], ...]:
+def events_returned_by(function: Callable[..., Any]) -> tuple[type[Event], ...]:
     """Every event that the function may return, alone or in a tuple."""
     return tuple(event for together in _alternatives(function) for event in together)
 

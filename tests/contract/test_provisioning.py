@@ -23,7 +23,8 @@ from nats.js import JetStreamContext
 from typer.testing import CliRunner, Result
 
 from minuet import Settings, running
-from minuet.bootstrap.provisioning import apply_topology, migrate_stores
+from minuet.bootstrap.tables import migrate_stores
+from minuet.bootstrap.topology import apply_topology
 from minuet.cli.main import app as minuet
 from minuet.core.coordinator import Status
 from minuet.core.errors import ConfigurationError

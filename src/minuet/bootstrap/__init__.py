@@ -9,7 +9,7 @@ from typing import Any
 from minuet.adapters.system import SystemClock, SystemIds
 from minuet.app import App
 from minuet.bootstrap.parts import Adapters, Parts
-from minuet.bootstrap.system import System, everything
+from minuet.bootstrap.system import System, chosen, everything
 from minuet.bootstrap.wiring import Wiring
 from minuet.core.errors import ConfigurationError
 from minuet.observer import Observer
@@ -43,7 +43,7 @@ async def running(
         ConfigurationError: says which setting does not fit.
     """
     settings = settings or Settings()
-    system = System(app, settings, _chosen(app, services), clock or SystemClock(), ids or SystemIds())
+    system = System(app, settings, chosen(app, services), clock or SystemClock(), ids or SystemIds())
     async with AsyncExitStack() as stack:
         wiring = Wiring(system, stack, parts(system))
         await wiring.open()
@@ -86,7 +86,7 @@ async def hear_again(
     Raises:
         MessageError: the service would park it again, or would not hear of it.
     """
-    system = System(app, settings, _chosen(app, [service]), SystemClock(), SystemIds())
+    system = System(app, settings, chosen(app, [service]), SystemClock(), SystemIds())
     async with AsyncExitStack() as stack:
         place = await Wiring(system, stack).open_alone(service, channel, attributes, body)
         delivery = Delivery(channel, attributes, body, 1, None)
@@ -96,11 +96,3 @@ async def hear_again(
             tx.parked.remove(parked_id)
 
         await place.store.transact(work)
-
-
-def _chosen(app: App, services: Sequence[str] | None) -> list[str]:
-    names = everything(app)
-    for name in services or ():
-        if name not in names:
-            raise ConfigurationError(f"app {app.name} has no service {name!r}; it has {', '.join(names)}")
-    return [name for name in names if services is None or name in services]

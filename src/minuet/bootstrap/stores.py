@@ -27,7 +27,7 @@ class Stores:
     def is_there(self, name: str) -> bool:
         """Whether there is a database that other processes see."""
         url = self.url_of(name)
-        return is_postgres(url) or (url.startswith("sqlite:") and self._file(name, url).exists())
+        return is_postgres(url) or (url.startswith("sqlite:") and self.file_of(name).exists())
 
     def make(self, name: str, schema: Any) -> Store:
         """
@@ -42,7 +42,7 @@ class Stores:
         if url.startswith("sqlite:"):
             from minuet.adapters.sqlite import SqliteStore
 
-            file = self._file(name, url)
+            file = self.file_of(name)
             writable(file.parent)
             return SqliteStore(file, ids=self._ids, schema=schema)
         if is_postgres(url):
@@ -55,7 +55,9 @@ class Stores:
         scheme = url.partition(":")[0]  # what follows may hold a password
         raise ConfigurationError(f'settings: [stores] {name} = "{scheme}:..." is none of {FORMS}')
 
-    def _file(self, name: str, url: str) -> Path:
+    def file_of(self, name: str) -> Path:
+        """The file of a service whose store is on SQLite."""
+        url = self.url_of(name)
         if url == "sqlite:":
             return self._settings.data / f"{name}.db"
         path = url.removeprefix("sqlite:")

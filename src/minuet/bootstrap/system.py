@@ -151,6 +151,14 @@ def everything(app: App) -> list[str]:
     return [*app.services, *([ORCHESTRATOR] if app.sagas else [])]
 
 
+def chosen(app: App, services: Sequence[str] | None) -> list[str]:
+    names = everything(app)
+    for name in services or ():
+        if name not in names:
+            raise ConfigurationError(f"app {app.name} has no service {name!r}; it has {', '.join(names)}")
+    return [name for name in names if services is None or name in services]
+
+
 def _spelled(app: App, settings: Settings) -> Settings:
     """The settings with the app's own spelling of its names."""
     places = {"default", *everything(app), *(rule.service for saga in app.sagas for rule in saga.rules.every)}

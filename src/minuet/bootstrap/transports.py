@@ -5,13 +5,14 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from minuet.adapters.broker.port import Broker
 from minuet.adapters.broker.transport import BrokerTransport
 from minuet.app import App
 from minuet.bootstrap.extras import extra
 from minuet.core.errors import ConfigurationError
-from minuet.core.messages import Event
+from minuet.core.messages import Event, StepRefused
 from minuet.ports import Clock, Ids, Transport
 from minuet.settings import Settings, writable
 
@@ -94,7 +95,7 @@ class Transports:
         return self._by_channel[channel]
 
     def _found(self, channel: str) -> Transport:
-        server = self._place(channel).server
+        server = self.place_of(channel).server
         if server not in self._by_server:
             raise ConfigurationError(f"nothing that was started here carries the channel {channel}")
         return self._by_server[server]
@@ -105,24 +106,41 @@ class Transports:
         Raises:
             ConfigurationError: a URL is of no known form, or what it needs is not installed.
         """
-        places = {channel: self._place(channel) for channel in channels}
+        places = {channel: self.place_of(channel) for channel in channels}
+        self._check_options(places)
         for place in places.values():
             if place.server not in self._by_server:
                 destinations = {name: one.destination for name, one in places.items() if one.server == place.server}
                 self._by_server[place.server] = self._transport(place, destinations)
         return dict(self._by_server)
 
-    def _place(self, channel: str) -> Place:
+    def place_of(self, channel: str) -> Place:
         url = self._url_of(channel)
         if url in ("embedded:", "memory:"):
             return Place(url, url, channel)
-        scheme = url.partition("://")[0]
-        if scheme not in KINDS:
+        scheme = url.partition(":")[0]  # what follows may hold a password
+        where = f'settings: [channels] {channel} = "{scheme}:..."'
+        if scheme not in KINDS or not url.startswith(f"{scheme}://"):
             raise ConfigurationError(
-                f'settings: [channels] {channel} = "{scheme}:..." is none of embedded:, memory:, '
-                f"{', '.join(f'{name}://...' for name in KINDS)}"
+                f"{where} is none of embedded:, memory:, {', '.join(f'{name}://...' for name in KINDS)}"
             )
-        return Place(scheme, *self._kind(scheme, channel).split(url, channel))
+        if not is_well_formed(url):
+            raise ConfigurationError(
+                f"{where} is not a URL; in a user's name and a password, write %2F for /, %3F for ?, %23 for # and "
+                f"%40 for @"
+            )
+        return Place(scheme, *self.kind_of(scheme, channel).split(url, channel))
+
+    def _check_options(self, places: Mapping[str, Place]) -> None:
+        """Two connections with one group's name to one server would take each other's messages."""
+        seen: dict[str, tuple[str, str]] = {}
+        for channel, place in places.items():
+            other, server = seen.setdefault(place.server.partition("?")[0], (channel, place.server))
+            if server != place.server and "vhost=" not in server + place.server:
+                raise ConfigurationError(
+                    f"settings: [channels] {other} and {channel} lie on one server, {shown(server)}, with different "
+                    f"options; give both the same"
+                )
 
     def _url_of(self, channel: str) -> str:
         for pattern, url in self._settings.channels.items():
@@ -130,7 +148,7 @@ class Transports:
                 return url
         raise ConfigurationError(f'settings: [channels] has no entry for {channel}; add "*" = "embedded:"')
 
-    def _kind(self, scheme: str, channel: str) -> Kind:
+    def kind_of(self, scheme: str, channel: str) -> Kind:
         name, load = KINDS[scheme]
         with extra(name, f"[channels] {channel} = {scheme}://..."):
             return load()
@@ -144,10 +162,19 @@ class Transports:
             from minuet.adapters.sqlite import SqliteTransport
 
             return SqliteTransport(writable(self._settings.data) / "broker.db", clock=self._clock, ids=self._ids)
-        broker = self._kind(place.scheme, next(iter(destinations))).make(place.server, self._ids)
+        broker = self.kind_of(place.scheme, next(iter(destinations))).make(place.server, self._ids)
         return BrokerTransport(
             broker, destinations, ids=self._ids, provision=self._settings.provision, name=shown(place.server)
         )
+
+
+def is_well_formed(url: str) -> bool:
+    """Whether user and password end where the host begins; a raw ``/`` in a password would move it."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return "@" not in parts.path + parts.query + parts.fragment
 
 
 def shown(url: str) -> str:
@@ -158,6 +185,6 @@ def shown(url: str) -> str:
 
 def channels_of(app: App) -> list[str]:
     """Every channel on which a service of the app publishes."""
-    events = (message for message in app.messages() if issubclass(message, Event))
+    events = (one for one in app.messages() if issubclass(one, Event) and one is not StepRefused)
     refused = (f"{rule.service}.refused" for saga in app.sagas for rule in saga.rules.every)
     return list(dict.fromkeys((*(event.__contract__.channel for event in events), *refused)))

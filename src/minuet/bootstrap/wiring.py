@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from minuet.app import Handler, Service
+from minuet.adapters.system import SystemClock, SystemIds
+from minuet.app import App, Handler, Service
 from minuet.bootstrap.parts import Adapters, Parts
-from minuet.bootstrap.system import System, everything
+from minuet.bootstrap.system import System, chosen, everything
 from minuet.bootstrap.transports import channels_of
 from minuet.core.errors import ConfigurationError, MessageError
 from minuet.core.messages import name_of
@@ -24,6 +25,7 @@ from minuet.runtime.place import Place
 from minuet.runtime.reactor import ORCHESTRATOR, Reactor
 from minuet.runtime.relay import Relay
 from minuet.runtime.worker import Worker
+from minuet.settings import Settings
 
 log = logging.getLogger("minuet")
 
@@ -218,3 +220,9 @@ class Wiring:
 def _handlers(service: Service) -> dict[str, Handler]:
     commands = {name_of(command): handler for command, handler in service.commands.items()}
     return commands | {f"{REACTION}{reaction.name}": reaction for reaction in service.reactions}
+
+
+def wired(app: App, settings: Settings, services: Sequence[str] | None = None) -> Wiring:
+    """Knows every part; opens none."""
+    system = System(app, settings, chosen(app, services), SystemClock(), SystemIds())
+    return Wiring(system, AsyncExitStack())

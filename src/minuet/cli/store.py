@@ -11,7 +11,7 @@ from minuet.cli.tables import console, print_json, table
 from minuet.cli.topology import AppArgument, ServiceOption
 
 if TYPE_CHECKING:
-    from minuet.bootstrap.provisioning import StoreView
+    from minuet.bootstrap.tables import StoreView
 
 app = typer.Typer(help="The tables of each service.", no_args_is_help=True)
 
@@ -30,7 +30,7 @@ def migrate(
 
     Example: minuet store migrate minuet_shop:app --service orders --config minuet.toml
     """
-    from minuet.bootstrap.provisioning import migrate_stores
+    from minuet.bootstrap.tables import migrate_stores
 
     found, settings = load_app(app), load_settings(config, data=data)
     views = run_async(lambda: migrate_stores(found, settings, service or None))
@@ -46,7 +46,7 @@ def check(app: AppArgument, data: DataOption = None, config: ConfigOption = None
 
     Example: minuet store check minuet_shop:app --config minuet.toml
     """
-    from minuet.bootstrap.provisioning import check_stores
+    from minuet.bootstrap.tables import check_stores
 
     found, settings = load_app(app), load_settings(config, data=data)
     views = run_async(lambda: check_stores(found, settings))

@@ -13,7 +13,7 @@ from minuet.cli.tables import console, count, listed, print_indented, print_json
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from minuet.bootstrap.provisioning import BrokerView, ChannelView
+    from minuet.bootstrap.topology import BrokerView, ChannelView
 
 app = typer.Typer(help="Topics, exchanges, queues and consumers on the brokers.", no_args_is_help=True)
 
@@ -33,7 +33,7 @@ def show(app: AppArgument, data: DataOption = None, config: ConfigOption = None,
 
     Example: minuet topology show minuet_shop:app
     """
-    from minuet.bootstrap.provisioning import show_topology
+    from minuet.bootstrap.topology import show_topology
 
     views = show_topology(load_app(app), load_settings(config, data=data))
     if as_json:
@@ -72,7 +72,7 @@ def check(app: AppArgument, data: DataOption = None, config: ConfigOption = None
 
     Example: minuet topology check minuet_shop:app --config minuet.toml
     """
-    from minuet.bootstrap.provisioning import check_topology
+    from minuet.bootstrap.topology import check_topology
 
     _keep_quiet()
     found, settings = load_app(app), load_settings(config, data=data)
@@ -99,7 +99,7 @@ def apply(
 
     Example: minuet topology apply minuet_shop:app --config minuet.toml
     """
-    from minuet.bootstrap.provisioning import apply_topology
+    from minuet.bootstrap.topology import apply_topology
 
     _keep_quiet()
     found, settings = load_app(app), load_settings(config, data=data)

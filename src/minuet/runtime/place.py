@@ -35,7 +35,7 @@ PARKED_S = 5.0
 FULL_S = 2.0
 UNDER_WAY_MAX = 256
 TAKE_MAX = 200
-# All that is due here is in memory. Beyond this, what is not taken in yet stays where it is kept well: in the transport.
+# All that is due here is in memory. Beyond this, what is not taken in yet stays where it is kept: in the transport.
 DUE_MAX = 10_000
 
 Performed = Sequence[Event] | Envelope

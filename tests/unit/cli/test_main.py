@@ -15,6 +15,11 @@ COMMANDS = [
     ["parked", "show"],
     ["parked", "retry"],
     ["parked", "discard"],
+    ["topology", "show"],
+    ["topology", "check"],
+    ["topology", "apply"],
+    ["store", "check"],
+    ["store", "migrate"],
 ]
 
 

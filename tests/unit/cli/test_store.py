@@ -10,8 +10,8 @@ import sqlalchemy
 
 from minuet import Settings, running
 from minuet.adapters.sqlite.schema import VERSIONS
-from minuet.bootstrap import provisioning
-from minuet.bootstrap.provisioning import check_stores
+from minuet.bootstrap import tables
+from minuet.bootstrap.tables import check_stores
 from tests.unit.cli import tiny
 from tests.unit.cli.conftest import Minuet
 
@@ -102,8 +102,10 @@ def test_a_table_that_is_gone_is_pending_and_made_again(run: Minuet, tmp_path: P
 
 def test_a_file_of_an_earlier_version_has_something_pending(run: Minuet, tmp_path: Path) -> None:
     told(run, "migrate", tiny.APP, "--data", tmp_path)
-    statement(tmp_path / "fairy.db", "UPDATE minuet_meta SET value = '0' WHERE name = 'schema.sql'")
-    assert told(run, "check", tiny.APP, "--data", tmp_path, exit_code=1)["fairy"]["pending"]
+    newest = VERSIONS["schema.sql"]
+    statement(tmp_path / "fairy.db", f"UPDATE minuet_meta SET value = '{newest - 1}' WHERE name = 'schema.sql'")
+    pending = told(run, "check", tiny.APP, "--data", tmp_path, exit_code=1)["fairy"]["pending"]
+    assert pending == [f"minuet's tables, version {newest}"]
 
 
 def test_a_file_of_a_later_version_is_refused(run: Minuet, tmp_path: Path) -> None:
@@ -165,16 +167,16 @@ def test_tables_are_found_in_sql_and_in_metadata() -> None:
         create table "Odd name" (id TEXT);
         CREATE INDEX IF NOT EXISTS by_item ON Stock (item);
     """
-    assert provisioning._missing(sql, []) == ["table Stock", "table Odd name"]
-    assert provisioning._missing(sql, ["stock"]) == ["table Odd name"]  # as PostgreSQL keeps it
+    assert tables._missing(sql, []) == ["table Stock", "table Odd name"]
+    assert tables._missing(sql, ["stock"]) == ["table Odd name"]  # as PostgreSQL keeps it
     metadata = sqlalchemy.MetaData()
     sqlalchemy.Table("own", metadata, sqlalchemy.Column("id", sqlalchemy.Text))
-    assert provisioning._missing(metadata, []) == ["table own"]
-    assert provisioning._missing("", []) == provisioning._missing(None, []) == []
+    assert tables._missing(metadata, []) == ["table own"]
+    assert tables._missing("", []) == tables._missing(None, []) == []
 
 
 def test_the_version_that_is_asked_for_is_one_that_sqlite_keeps() -> None:
-    assert provisioning.SQLITE_SCHEMA in VERSIONS
+    assert tables.SQLITE_SCHEMA in VERSIONS
 
 
 @pytest.mark.parametrize("command", ["check", "migrate"])

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from minuet.adapters.broker.port import Disconnected, Queue
-from minuet.bootstrap import provisioning
-from minuet.bootstrap.transports import KINDS, Kind
+from minuet.bootstrap import topology
+from minuet.bootstrap.transports import KINDS, Kind, shown
 from minuet.core.errors import ConfigurationError
 from tests.unit.adapters.fake_broker import FakeBroker, FakeServer
 from tests.unit.cli import tiny
@@ -33,7 +33,7 @@ def servers(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeServer]:
     found: dict[str, FakeServer] = {}
 
     def server_of(url: str) -> FakeServer:
-        return found.setdefault(url.rpartition("@")[2].partition("?")[0], FakeServer())
+        return found.setdefault(shown(url).partition("://")[2], FakeServer())
 
     for scheme, broker in (("fake", FakeBroker), ("stubborn", Stubborn)):
         made = Kind(lambda url, channel: (url, f"x.{channel}"), lambda url, ids, broker=broker: broker(server_of(url)))
@@ -193,8 +193,8 @@ def test_a_broker_that_is_away_is_told_in_one_line_without_its_password(
 def test_a_broker_that_does_not_answer_is_not_waited_for(
     run: Minuet, servers: dict[str, FakeServer], settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert provisioning.CONNECT_S < 10
-    monkeypatch.setattr(provisioning, "CONNECT_S", 0.05)
+    assert topology.CONNECT_S < 10
+    monkeypatch.setattr(topology, "CONNECT_S", 0.05)
     servers["one"] = FakeServer(silent={"connect"})
     result = run("topology", "check", tiny.APP)
     assert result.exit_code == 1

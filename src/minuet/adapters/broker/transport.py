@@ -103,7 +103,7 @@ class BrokerTransport:
             destinations = self._topology.destinations
             if self._provision:
                 await self._insist(lambda: self._broker.declare(queues, destinations, only_new=only_new))
-            else:
+            elif not only_new:  # what other groups need is not ours to judge: they may be of another version
                 missing = await self._insist(lambda: self._broker.check(queues, destinations))
                 if missing:
                     raise ConfigurationError(
