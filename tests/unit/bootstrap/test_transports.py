@@ -203,3 +203,21 @@ def test_an_import_that_fails_through_a_fault_of_ours_is_no_matter_of_what_is_in
     with pytest.raises(ImportError) as caught, extra("nats", "[channels] orders"):
         raise error
     assert caught.value is error
+
+
+@pytest.mark.parametrize("scheme", [*KINDS, "amqp:user", "carrier-pigeon"])
+@pytest.mark.parametrize(
+    "rest",
+    ["user:s3cret@host", "//user:s3c/ret@host", "//user:s3c?ret@host", "//user:s3c#ret@host", "//user:s3cret@[host/x"],
+)
+def test_a_mistyped_url_shows_nothing_of_its_password(scheme: str, rest: str) -> None:
+    said = refusal(f"{scheme}:{rest}")
+    assert not any(part in said for part in ("s3c", "ret@", "user:"))
+
+
+def test_one_server_has_one_set_of_options() -> None:
+    channels = {"a": "redis://h:1/0?hold_s=5", "*": "redis://h:1/0"}
+    with pytest.raises(ConfigurationError, match="a and b lie on one server, redis://h:1/0, with different options"):
+        transports(channels).make(["a", "b"])
+    vhosts = {"a": "amqp://h/x?vhost=one", "*": "amqp://h/x?vhost=two"}
+    assert len(transports(vhosts).make(["a", "b"])) == 2
