@@ -2,10 +2,12 @@
 
     @pytest.mark.grounds("seed", "sqlite+nats/choreography")
 
-The embedded ground is always among them. With ``MINUET_GROUNDS=all`` all scenarios run on all grounds.
+The embedded ground is always among them, unless the marker says ``only=True``. With ``ACCEPTANCE_GROUNDS=all`` all
+scenarios run on all grounds. Two shops never stand on the seed's mix at the same time: names are fixed there.
 """
 
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,15 +25,16 @@ class Site(NamedTuple):
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "grounds(*names): on which stores and brokers a scenario runs too")
+    config.addinivalue_line("markers", "grounds(*names, only=False): on which stores and brokers a scenario runs too")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "site" not in metafunc.fixturenames:
         return
     marker = metafunc.definition.get_closest_marker("grounds")
+    names = marker.args if marker else ()
     sites = []
-    for name in chosen(marker.args if marker else ()):
+    for name in names if marker and marker.kwargs.get("only") else chosen(names):
         ground, _, coordination = name.partition("/")
         marks = () if ground == EMBEDDED else (pytest.mark.server, pytest.mark.timeout(400))
         for one in (coordination,) if coordination else COORDINATIONS:
@@ -54,8 +57,11 @@ def coordination(site: Site) -> str:
 def seed_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
     """For shops with the names of the seed, one after the other."""
     folder = tmp_path_factory.mktemp("seed")
-    with private_server("kafka", folder / "k") as kafka, private_server("rabbitmq", folder / "r") as rabbitmq:
-        yield {"kafka": kafka.url, "rabbitmq": rabbitmq.url}
+    with ExitStack() as stack:
+        started = {
+            name: stack.enter_context(private_server(name, folder / name)) for name in ("kafka", "rabbitmq", "aws")
+        }
+        yield {name: str(getattr(server, "endpoint", server.url)) for name, server in started.items()}
 
 
 @pytest.fixture(scope="module")

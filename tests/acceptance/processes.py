@@ -7,6 +7,7 @@ orders whatever happens to them, wait until every order has ended, and then look
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import os
@@ -49,6 +50,7 @@ SEED_ITEMS = ["ITEM001", "ITEM005"]
 READY_S = 60.0
 ENDED_S = 60.0
 STOPPED_S = 30.0
+LEAVING_S = 4.0
 IN_FLIGHT = 32
 
 
@@ -178,20 +180,22 @@ class Shop:
 
     # -- processes -----------------------------------------------------------------------------------------------------
 
-    def launch(self, *services: str) -> Process:
-        """Start a process with these services, or with all; it is not ready yet."""
+    def launch(self, *services: str, **variables: str) -> Process:
+        """Start a process with these services, or with all, and these variables; it is not ready yet."""
         name = "+".join(services) or "everything"
         self._logs[name] += 1
         arguments = ["--data", str(self.data), "--coordination", f"OrderProcessing={self.coordination}"]
         if self._config.exists():
             arguments += ["--config", str(self._config)]
-        process = Process(services, arguments, self.folder / f"{name}.{self._logs[name]}.log", self.environment)
+        log = self.folder / f"{name}.{self._logs[name]}.log"
+        process = Process(services, arguments, log, {**self.environment, **variables})
         self.processes.append(process)
         return process
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """Of its processes. Python may keep its byte code: compiling everything anew would triple the time of a start."""
+        """Of its processes."""
+        # Python may keep its byte code: compiling everything anew would triple the time of a start.
         ours = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         return {**ours, **self.ground.environment}
 
@@ -203,6 +207,17 @@ class Shop:
         launched = {name: self.launch(name) for name in services}
         await asyncio.gather(*(process.ready() for process in launched.values()))
         return launched
+
+    async def leave(self) -> None:
+        """Ask all processes to end, for a moment: a broker that several shops use need not wait for dead members."""
+        for process in self.processes:
+            if process.is_alive:
+                process.popen.terminate()
+        with contextlib.suppress(TimeoutError):
+            await until(self._all_gone, within_s=LEAVING_S, what="all processes have ended")
+
+    async def _all_gone(self) -> bool:
+        return not any(process.is_alive for process in self.processes)
 
     def close(self) -> None:
         for process in self.processes:
@@ -419,6 +434,8 @@ async def shop(
         error.add_note(made.said())
         raise
     finally:
+        if on != EMBEDDED:
+            await made.leave()
         made.close()
         await made.aclose()
         await stands_on.clear()

@@ -60,6 +60,7 @@ async def everything_fits(shop: Shop, placed: dict[str, tuple[str, list[str]]]) 
     await shop.balanced()
 
 
+@pytest.mark.grounds("postgres+rabbitmq/choreography")
 async def test_each_process_is_killed_at_random_moments(
     empty: Shop, record_property: Callable[[str, object], None]
 ) -> None:
@@ -96,6 +97,7 @@ async def test_each_process_is_killed_at_random_moments(
     record_property("orders", len(customers.placed))
 
 
+@pytest.mark.grounds("postgres+kafka/choreography")
 async def test_two_of_a_kind_share_the_work_and_one_of_them_is_killed(empty: Shop) -> None:
     """The last one started is the one that the others find; it is killed, and its twin does everything."""
     shop = empty
@@ -115,6 +117,7 @@ async def test_two_of_a_kind_share_the_work_and_one_of_them_is_killed(empty: Sho
     await everything_fits(shop, customers.placed)
 
 
+@pytest.mark.grounds("postgres+redis/choreography")
 async def test_a_process_that_stood_still_does_nothing_a_second_time(empty: Shop) -> None:
     """What it has in hand it keeps: it is not dead, and the kernel keeps its locks. A twin does what else there is."""
     shop = empty
@@ -139,6 +142,7 @@ async def test_a_process_that_stood_still_does_nothing_a_second_time(empty: Shop
     await everything_fits(shop, customers.placed)
 
 
+@pytest.mark.grounds("postgres+nats/orchestration")
 async def test_a_stop_in_order_shows_nobody_an_error(empty: Shop) -> None:
     shop = empty
     running = await shop.start_apart()
@@ -163,6 +167,7 @@ async def test_a_stop_in_order_shows_nobody_an_error(empty: Shop) -> None:
     assert "Traceback" not in shop.said()
 
 
+@pytest.mark.grounds("seed/choreography")
 async def test_everything_in_one_process_is_killed_over_and_over(empty: Shop) -> None:
     shop, chance = empty, random.Random(f"{SEED} one {empty.coordination}")
     process = await shop.start()

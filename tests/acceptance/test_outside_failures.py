@@ -6,7 +6,11 @@ import pytest
 
 from tests.acceptance.processes import GONE, Shop, mixed, shipped_of
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [
+    pytest.mark.acceptance,
+    pytest.mark.grounds("seed/orchestration"),
+    pytest.mark.asyncio(loop_scope="module"),
+]
 
 MOODS = {
     "fails-before": ({"failBefore": 0.3}, {"failBefore": 0.3}),

@@ -127,7 +127,10 @@ def entry_of(message: Sending, *, is_fifo: bool) -> tuple[dict[str, Any], int]:
     if is_fifo:
         name = f"{message.attributes.get('source', '')}\0{message.attributes.get('id', '')}"
         entry["MessageGroupId"] = group_id(message.key or message.attributes.get("id") or name)
-        entry["MessageDeduplicationId"] = hashlib.sha256(name.encode()).hexdigest()
+        # Of everything: what was done before a saga asked for it is told again in the saga's name, as the same event
+        # with other attributes, and is no duplicate.
+        whole = json.dumps([dict(message.attributes), text], sort_keys=True)
+        entry["MessageDeduplicationId"] = hashlib.sha256(whole.encode()).hexdigest()
     return entry, size
 
 
