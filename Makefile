@@ -36,7 +36,7 @@ services: $(READY) ## Start real brokers and databases, print their URLs; they r
 
 test-services: $(READY) ## Install and start real brokers and databases, run every test that needs one, stop them
 	dev/services install
-	dev/services run -- $(BIN)/python -m pytest -m server $(ARGS)
+	dev/services run -- $(BIN)/python -m pytest -m server -n 3 --dist loadscope $(ARGS)
 
 check: lint fast ## Format, lint, types and the fast tests: run it before each commit
 
