@@ -15,7 +15,7 @@ export UV_PYTHON_DOWNLOADS := never
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test services test-services check fast lint format bench lock clean
+.PHONY: help setup run test services test-services test-failures check fast lint format bench lock clean
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -34,9 +34,13 @@ test: $(READY) ## Run every test that needs no broker or database server
 services: $(READY) ## Start real brokers and databases, print their URLs; they run on until: dev/services stop
 	@dev/services start $(ARGS)
 
-test-services: $(READY) ## Install and start real brokers and databases, run every test that needs one, stop them
+test-services: $(READY) ## Install and start real brokers and databases, run the tests that need one, stop them
 	dev/services install
-	dev/services run -- $(BIN)/python -m pytest -m server -n 3 --dist loadscope $(ARGS)
+	dev/services run -- $(BIN)/python -m pytest -m server -n 3 --dist loadscope --ignore=tests/failures $(ARGS)
+
+test-failures: $(READY) ## Break real brokers in all the ways of docs/failures.md; they take five minutes more
+	dev/services install
+	$(BIN)/python -m pytest tests/failures -n 2 --dist loadscope $(ARGS)
 
 check: lint fast ## Format, lint, types and the fast tests: run it before each commit
 

@@ -28,6 +28,9 @@ BODY_BYTES_MAX = 1024 * 1024
 HOPS_MAX = 64
 STRANGER = "stranger"
 REQUIRED = {"id", "type", "source", "time"}
+NAME_CHARACTERS_MAX = 2048
+"""Of what names a message, its cause or its key: others inherit it, and brokers limit what travels beside a body."""
+NAMES = ("id", "source", "type", "partitionkey", "correlationid", "causationid", "sagaid")
 
 
 class Codec:
@@ -128,8 +131,14 @@ class Codec:
         digest, so that the same bytes again are the same message.
 
         Raises:
-            MessageError: no type to be found, or an attribute that cannot be read.
+            MessageError: no type to be found, or an attribute that cannot be read or is too long.
         """
+        for name in NAMES:
+            if len(attributes.get(name, "")) > NAME_CHARACTERS_MAX:
+                raise MessageError(
+                    f"{name} of a message on {channel} has {len(attributes[name])} characters; {NAME_CHARACTERS_MAX} is the "
+                    "most"
+                )
         try:
             if isinstance(attributes, Attributes) and attributes.read.keys() >= REQUIRED:
                 envelope = envelope_from(attributes.read, body)
@@ -290,6 +299,9 @@ def envelope_from(attributes: Mapping[str, str], body: bytes) -> Envelope:
             for name, saga_id, definition, how in from_json(attributes["sagabegins"])
         )
     expires = get("expirytime")
+    hops = int(get("hops") or 0)
+    if hops < 0:
+        raise ValueError(f"hops is {hops}, and counts from 0")
     return Envelope(
         id=attributes["id"],
         type=attributes["type"],
@@ -305,7 +317,7 @@ def envelope_from(attributes: Mapping[str, str], body: bytes) -> Envelope:
         traceparent=get("traceparent") or "",
         expires=seconds(expires) if expires else None,
         may_refuse=get("mayrefuse") != "false",
-        hops=int(get("hops") or 0),
+        hops=hops,
     )
 
 

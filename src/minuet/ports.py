@@ -372,7 +372,7 @@ class Transport(Protocol):
         """Publish in the given order; for each message None once it is safely kept, or why it is not.
 
         When a message cannot be kept, later ones of its key in the same call are not kept either, so that the order
-        per key survives their being published again.
+        per key survives their being published again. One that is too large is refused alone: it can never be kept.
         """
 
     async def receive(self, group: str, limit: int) -> Sequence[Delivery]:

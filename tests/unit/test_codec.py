@@ -187,3 +187,16 @@ def test_a_time_needs_its_zone() -> None:
     assert seconds("1970-01-01T01:00:00+01:00") == 0.0
     with pytest.raises(ValueError, match="no zone"):
         seconds("1970-01-01T00:00:00")
+
+
+@pytest.mark.parametrize("name", ["id", "correlationid", "partitionkey"])
+def test_a_name_that_others_would_inherit_is_not_endless(name: str) -> None:
+    attributes = {"id": "1", "type": "OrderCreated", "source": "s", "time": "2026-01-31T12:00:00Z"} | {name: "x" * 3000}
+    with pytest.raises(MessageError, match=f"{name} of a message on orders has 3000 characters"):
+        CODEC.envelope_of(attributes, b"{}", channel="orders", now=0.0)
+
+
+def test_hops_count_from_zero() -> None:
+    attributes = {"id": "1", "type": "OrderCreated", "source": "s", "time": "2026-01-31T12:00:00Z", "hops": "-1"}
+    with pytest.raises(MessageError, match="hops is -1"):
+        CODEC.envelope_of(attributes, b"{}", channel="orders", now=0.0)

@@ -11,7 +11,7 @@ from minuet.app import App
 from minuet.bootstrap.parts import Adapters, Parts
 from minuet.bootstrap.system import System, chosen, everything
 from minuet.bootstrap.wiring import Wiring
-from minuet.core.errors import ConfigurationError
+from minuet.core.errors import ConfigurationError, NotFound
 from minuet.observer import Observer
 from minuet.ports import Clock, Delivery, Ids, Tx
 from minuet.settings import Settings
@@ -85,6 +85,7 @@ async def hear_again(
 
     Raises:
         MessageError: the service would park it again, or would not hear of it.
+        NotFound: it is not parked any more.
     """
     system = System(app, settings, chosen(app, [service]), SystemClock(), SystemIds())
     async with AsyncExitStack() as stack:
@@ -93,6 +94,7 @@ async def hear_again(
 
         def work(tx: Tx) -> None:
             place.participant.hear_again(tx, delivery)
-            tx.parked.remove(parked_id)
+            if not tx.parked.remove(parked_id):
+                raise NotFound(f"nothing is parked as {parked_id!r} any more")
 
         await place.store.transact(work)

@@ -100,6 +100,8 @@ class System:
                 status = await asyncio.shield(ending)
             if status is not None:
                 self._ending.pop((saga, saga_id), None)
+                if not ending.done():
+                    ending.set_result(status)  # others may wait for it
                 return status
 
     def touched(self, entry: Entry) -> None:

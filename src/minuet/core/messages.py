@@ -74,6 +74,16 @@ def _check_fields(message: type[Message], wanted: set[str]) -> None:
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True, extra="ignore")
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **unused: Any) -> None:
+        super().__pydantic_init_subclass__(**unused)
+        for name, declared in cls.model_fields.items():
+            if declared.exclude:
+                raise DefinitionError(
+                    f"{cls.__name__}.{name} is excluded from what is sent, so only its sender would see it; leave the "
+                    "field out of the message"
+                )
+
 
 def _refuse_keywords(message: type, given: Mapping[str, Any], *known: str) -> None:
     """A class keyword that means nothing is misspelt; pydantic has taken its own out already."""
@@ -190,7 +200,8 @@ class Command(Message):
         )
 
     @classmethod
-    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+    def __pydantic_init_subclass__(cls, **unused: Any) -> None:
+        super().__pydantic_init_subclass__(**unused)
         wanted = {*cls.__contract__.key, *(cls.__contract__.http.path_fields if cls.__contract__.http else ())}
         _check_fields(cls, wanted)
 
@@ -223,7 +234,8 @@ class Query(Message):
         answer.__queries__ = (*answer.__dict__.get("__queries__", ()), cls)
 
     @classmethod
-    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+    def __pydantic_init_subclass__(cls, **unused: Any) -> None:
+        super().__pydantic_init_subclass__(**unused)
         _check_fields(cls, set(cls.__contract__.http.path_fields) if cls.__contract__.http else set())
 
 

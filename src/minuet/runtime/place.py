@@ -78,6 +78,7 @@ class Place:
         # For each service that does the work, so that one that hangs does not stop the orchestrator from asking others.
         self._rooms: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(UNDER_WAY_MAX))
         self._freed = asyncio.Event()
+        self._awaited: set[str] = set()
         self._is_draining = False
 
     @property
@@ -301,6 +302,8 @@ class Place:
         """Put the command together from what is known and what is asked. False: not now, or no longer needed."""
         command = await self.gatherer.command_for(entry)
         if command is None:
+            if entry.waits_for:
+                self._awaited.add(entry.waits_for)
             return False
         is_wanted, built = True, entry
 
@@ -324,6 +327,19 @@ class Place:
             self.participant.taken_over(entry)
         self.follow_up(After(start=list(entries)))
         return len(entries)
+
+    async def look_for_views(self) -> None:
+        """Go on with what waits for a read-model entry that is there by now: another process may have heard of it."""
+        if not self._awaited:
+            return
+
+        def look(tx: Tx) -> tuple[set[str], list[Entry]]:
+            there = {what for what in self._awaited if tx.read_models.get(*what.split("/", 1)) is not None}
+            return there, [entry for what in there for entry in tx.inbox.waiting_for(what)]
+
+        there, entries = await self.store.transact(look, reads_only=True)
+        self._awaited -= there
+        self.follow_up(After(start=entries))
 
     async def drain(self) -> None:
         """Begin nothing new; wait for what is under way, and leave the rest to others."""

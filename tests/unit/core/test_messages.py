@@ -1,7 +1,7 @@
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from minuet.core.errors import DefinitionError
 from minuet.core.messages import (
@@ -241,3 +241,11 @@ def test_a_class_keyword_of_pydantic_is_taken() -> None:
         text: str
 
     assert Exact(text=" a ").text == "a"
+
+
+def test_a_field_that_is_not_sent_is_refused() -> None:
+    with pytest.raises(DefinitionError, match=r"Held\.secret is excluded from what is sent"):
+
+        class Held(Event, channel="i"):
+            order_id: str
+            secret: int = Field(default=0, exclude=True)

@@ -189,12 +189,19 @@ class SnsSqsBroker:
                 alone = await asyncio.gather(*(self._publish(topic, [entry]) for entry in batch))
                 return {number: problem for problems in alone for number, problem in problems.items()}
             return {int(entry["Id"]): self._explained(problem, topic) for entry in batch}
-        return {
+        problems = {
             int(entry["Id"]): self._explained(
                 of_code(entry.get("Code", ""), entry.get("Message", ""), entry.get("SenderFault", False), doing), topic
             )
             for entry in told.get("Failed", ())
         }
+        # Only what is said to be kept is kept. The emulator says nothing of an entry when a queue behind it is missing.
+        confirmed = {entry["Id"] for entry in told.get("Successful", ())}
+        for entry in batch:
+            if entry["Id"] not in confirmed:
+                silence = Disconnected(f"{doing}: AWS says nothing about message {entry['Id']} of a batch")
+                problems.setdefault(int(entry["Id"]), silence)
+        return problems
 
     def _explained(self, problem: Exception, topic: str) -> Exception:
         self._heard.pop(topic, None)

@@ -114,6 +114,11 @@ class Queues(Rider):
 
     def undo(self) -> None:
         del self._handed[self._marks.pop() :]
+        self._groups_version = 0
+
+    def handing_over(self, group: str) -> int:
+        """How many messages this transaction has handed over to the group so far."""
+        return sum(1 for name, _ in self._handed if name == group)
 
     def after_commit(self) -> Callable[[], None] | None:
         if not self._handed:
@@ -124,6 +129,7 @@ class Queues(Rider):
     def rolled_back(self) -> None:
         self._marks.clear()
         self._handed.clear()
+        self._groups_version = 0  # it may be of groups that were rolled back, and be given to others next
 
     # -- verbs ---------------------------------------------------------------------------------------------------------
 

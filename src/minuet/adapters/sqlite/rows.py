@@ -14,6 +14,7 @@ from minuet.ports import Entry, EntryState, Outgoing, ParkedMessage
 Row = tuple[Any, ...]
 
 CHANGING = (
+    "digest",
     "state",
     "attempts",
     "due_at",
@@ -24,13 +25,14 @@ CHANGING = (
     "error",
     "changed_at",
 )
-ENTRY = ", ".join(("key, handler, attributes, body, digest", *CHANGING))
+ENTRY = ", ".join(("key, handler, attributes, body", *CHANGING))
 
 
 def changing(entry: Entry) -> Row:
     """An entry's `CHANGING` columns."""
     answer = entry.answer
     return (
+        entry.digest,
         entry.state.value,
         entry.attempts,
         entry.due_at,

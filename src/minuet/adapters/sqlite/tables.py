@@ -24,10 +24,10 @@ from minuet.ports import Entry, EntryState, Outgoing, ParkedMessage
 FIND = f"SELECT {ENTRY} FROM minuet_inbox WHERE key = ?"
 ADD = f"""INSERT INTO minuet_inbox (saga, saga_id, {ENTRY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (key) DO NOTHING"""
-# What changes when something came of it; the envelope and the digest mostly do not.
+# What changes when something came of it; the envelope mostly does not.
 CHANGE = f"""UPDATE minuet_inbox SET {", ".join(f"{name} = ?" for name in CHANGING)}
     WHERE key = ? AND owner = ? AND state = 'due'"""
-_WRITTEN = ("attributes", "body", "digest", *CHANGING)
+_WRITTEN = ("attributes", "body", *CHANGING)
 SAVE = f"""INSERT INTO minuet_inbox (saga, saga_id, {ENTRY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (key) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _WRITTEN)}
     WHERE minuet_inbox.owner = ? AND minuet_inbox.state = 'due'"""
@@ -111,7 +111,9 @@ class SqliteInbox(Table):
     def save(self, entry: Entry) -> bool:
         if entry.owner == self._instance and entry.written is entry.envelope:
             self._own(entry)
-            return self._execute(CHANGE, (*changing(entry), entry.key, self._instance)).rowcount == 1
+            if self._execute(CHANGE, (*changing(entry), entry.key, self._instance)).rowcount == 1:
+                return True
+            # It is another's, or it was never kept: what wrote it was rolled back.
         return self._execute(SAVE, (*self._row(entry), self._instance)).rowcount == 1
 
     def _own(self, entry: Entry) -> None:
@@ -121,7 +123,7 @@ class SqliteInbox(Table):
         self._own(entry)
         envelope = entry.written = entry.envelope
         ref = (envelope.saga.name, envelope.saga.id) if envelope.saga else (None, None)
-        sent = (attributes_to_text(envelope), envelope.body, entry.digest)
+        sent = (attributes_to_text(envelope), envelope.body)
         return (*ref, entry.key, entry.handler, *sent, *changing(entry))
 
     def rename(self, entry: Entry, key: str) -> bool:
@@ -192,9 +194,16 @@ class SqliteKnown(Table):
         self._at_hand.clear()
 
     def unlearn(self) -> None:
-        """Something of this transaction is undone."""
+        """Something of this transaction is undone.
+
+        What was touched stays noted until the transaction ends: a saga that is read meanwhile is at hand again, with
+        what others of this transaction have learnt, and all of that may be rolled back as well.
+        """
         for ref in self._touched:
             self._at_hand.pop(ref, None)
+
+    def rolled_back(self) -> None:
+        self.unlearn()
         self._touched.clear()
 
     def committed(self) -> None:

@@ -42,6 +42,8 @@ class Rider:
     """
 
     is_careful = False
+    #: Something that has written must be undone alone. Set as well, because somebody may catch the `NeedsCare`.
+    needs_care = False
 
     def others_wrote(self) -> None:
         """Another connection has committed since the transaction before; what was kept in memory may be out of date."""
@@ -163,6 +165,7 @@ class Transaction:
 
     def _fill(self, jobs: Sequence[Job], *, careful: bool) -> list[End]:
         self.rider.is_careful = careful
+        self.rider.needs_care = False
         self._writes = self._connection.writes
         ends: list[End] = []
         try:
@@ -232,7 +235,8 @@ class Transaction:
     def _hopefully(self, job: Job) -> End:
         before = self._connection.writes
         end = self._call(job)
-        if end[1] is not None and self._connection.in_transaction and self._connection.writes != before:
+        has_failed = end[1] is not None and self._connection.in_transaction and self._connection.writes != before
+        if has_failed or self.rider.needs_care:
             raise NeedsCare
         return end
 

@@ -23,6 +23,7 @@ from minuet.ports import Again, Clock, Delivery, Features, Ids, Outgoing, Settle
 JUMP_S = 1.0
 # Whoever opens the file cannot know whether the clock was put back before, so longer delays end then.
 DELAY_S_MAX = 60.0
+FREE_AGAIN_S = 1.0
 HANDED_MAX = 256
 """So many messages of a group may be in our hands without having been received; what is beyond is anybody's."""
 
@@ -33,6 +34,7 @@ class Ear:
     Attributes:
         handed: what was handed over and not received yet; in our hands already.
         may_claim: there may be something to claim.
+        asked: for how many messages somebody waits.
         news: there is, or something was handed over.
     """
 
@@ -40,20 +42,16 @@ class Ear:
         self.handed: deque[Delivery] = deque()
         self.may_claim = True
         self.news = asyncio.Event()
-        self._waiting = 0
+        self.asked = 0
         self._alarm: asyncio.TimerHandle | None = None
 
-    @property
-    def is_waiting(self) -> bool:
-        return self._waiting > 0
-
-    async def listen(self) -> None:
+    async def listen(self, limit: int) -> None:
         self.news.clear()
-        self._waiting += 1
+        self.asked += limit
         try:
             await self.news.wait()
         finally:
-            self._waiting -= 1
+            self.asked -= limit
 
     def tell(self) -> None:
         self.may_claim = True
@@ -68,6 +66,7 @@ class Ear:
         )
 
     def close(self) -> None:
+        self.handed.clear()
         if self._alarm is not None:
             self._alarm.cancel()
 
@@ -133,12 +132,20 @@ class SqliteTransport:
             if error is None
         ]
         try:
-            groups = await self._database.submit(lambda: self._queues.keep(good, self._room()))
+            await self._told(self._database.submit(lambda: self._queues.keep(good, self._room())))
         except Exception as failed:
             return [error or failed for error in errors]
-        for group in groups:
-            self._tell(group)
         return errors
+
+    async def _told(self, changing: asyncio.Future[frozenset[str]]) -> None:
+        """Wait for a change, and tell the groups that have news by it, also if nobody waits for it any more."""
+        changing.add_done_callback(self._tell_all)
+        await asyncio.shield(changing)
+
+    def _tell_all(self, changed: asyncio.Future[frozenset[str]]) -> None:
+        if not changed.cancelled() and not changed.exception():
+            for group in changed.result():
+                self._tell(group)
 
     def _refuse(self, message: Outgoing) -> Exception | None:
         envelope, most = message.envelope, self.features.body_bytes_max
@@ -149,7 +156,10 @@ class SqliteTransport:
     def _room(self) -> dict[str, int]:
         """How much may be handed over to whom. While there are others, who may be idle, only to who waits."""
         is_alone = self._database.instances.is_alone
-        return {group: HANDED_MAX - len(ear.handed) for group, ear in self._ears.items() if is_alone or ear.is_waiting}
+        return {
+            group: (HANDED_MAX if is_alone else ear.asked) - len(ear.handed) - self._queues.handing_over(group)
+            for group, ear in self._ears.items()
+        }
 
     def _handed_over(self, deliveries: Sequence[tuple[str, Delivery]]) -> None:
         for group, delivery in deliveries:
@@ -164,13 +174,17 @@ class SqliteTransport:
                 return [ear.handed.popleft() for _ in range(min(limit, len(ear.handed)))]
             if ear.may_claim:
                 ear.may_claim = False
-                taken, due_at = await self._claim(group, limit)
+                try:
+                    taken, due_at = await self._claim(group, limit)
+                except BaseException:
+                    ear.tell()
+                    raise
                 if taken:
-                    ear.may_claim = True  # there may be more
+                    ear.tell()  # there may be more, for another receiver too
                     return taken
                 ear.time(due_at, self._clock.now())
                 continue
-            await ear.listen()
+            await ear.listen(limit)
 
     async def _claim(self, group: str, limit: int) -> tuple[Sequence[Delivery], float | None]:
         claiming = self._database.submit(lambda: self._queues.claim(group, limit, self._now()))
@@ -198,12 +212,11 @@ class SqliteTransport:
             await self.settle([(delivery, Again()) for delivery in deliveries])
 
     async def settle(self, settled: Sequence[tuple[Delivery, Settlement]]) -> None:
-        for group in await self._database.submit(lambda: self._queues.settle(settled, self._clock.now())):
-            self._tell(group)
+        await self._told(self._database.submit(lambda: self._queues.settle(settled, self._clock.now())))
 
     async def close(self) -> None:
         for ear in self._ears.values():
-            ear.close()
+            ear.close()  # what it had is others' from now on
         if self._database.is_open:
             freed = self._database.submit(self._queues.free_mine)
             await self._database.close()
@@ -218,8 +231,13 @@ class SqliteTransport:
             self._in_background(self._free_the_gone())
 
     async def _free_the_gone(self) -> None:
-        with contextlib.suppress(Exception):  # at the next occasion
-            await self._database.submit(self._queues.free_the_gone)
+        while self._database.is_open:
+            try:
+                await self._database.submit(self._queues.free_the_gone)
+            except Exception:  # a full disk, say; nobody else may be there to do it
+                await asyncio.sleep(FREE_AGAIN_S)
+            else:
+                break
         self._disturbed()
 
     def _in_background(self, doing: Coroutine[Any, Any, None]) -> None:

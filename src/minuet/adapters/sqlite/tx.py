@@ -59,6 +59,7 @@ class Savepoint:
             self._tx.run(UNDO)
             self._tx.run(RELEASE)
         elif self._connection.writes != self._before:
+            self._tx.needs_care = True
             raise NeedsCare from error
         explained = self._connection.explain(error)
         if explained is not error:
@@ -163,6 +164,6 @@ class SqliteTx(Rider):
 
     def rolled_back(self) -> None:
         self._marks.clear()
-        self._known.unlearn()
+        self._known.rolled_back()
         self._outbox.back_to((0, 0))
         self._forget_handles()
