@@ -136,8 +136,8 @@ class Codec:
         for name in NAMES:
             if len(attributes.get(name, "")) > NAME_CHARACTERS_MAX:
                 raise MessageError(
-                    f"{name} of a message on {channel} has {len(attributes[name])} characters; {NAME_CHARACTERS_MAX} is the "
-                    "most"
+                    f"{name} of a message on {channel} has {len(attributes[name])} characters; the most is "
+                    f"{NAME_CHARACTERS_MAX}"
                 )
         try:
             if isinstance(attributes, Attributes) and attributes.read.keys() >= REQUIRED:
