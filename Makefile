@@ -15,7 +15,7 @@ export UV_PYTHON_DOWNLOADS := never
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test services test-services test-failures check fast lint format bench lock clean
+.PHONY: help setup run test services test-services test-failures simulate check fast lint format bench lock clean
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,9 @@ services: $(READY) ## Start real brokers and databases, print their URLs; they r
 test-services: $(READY) ## Install and start real brokers and databases, run the tests that need one, stop them
 	dev/services install
 	dev/services run -- $(BIN)/python -m pytest -m server -n 3 --dist loadscope --ignore=tests/failures $(ARGS)
+
+simulate: $(READY) ## Simulate 100,000 orders with all faults, about 20 minutes
+	$(BIN)/python -m minuet.testing.simulation tests.simulation.many_orders --seeds 2000 $(ARGS)
 
 test-failures: $(READY) ## Break real brokers in all the ways of docs/failures.md; they take five minutes more
 	dev/services install

@@ -79,6 +79,7 @@ class Place:
         self._rooms: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(UNDER_WAY_MAX))
         self._freed = asyncio.Event()
         self._awaited: set[str] = set()
+        self._again: dict[str, Entry] = {}
         self._is_draining = False
 
     @property
@@ -203,7 +204,11 @@ class Place:
 
     def begin(self, entry: Entry) -> None:
         """Work on a due entry that this instance owns, unless it is being worked on, or this place is draining."""
-        if entry.key in self._under_way or self._is_draining:
+        if self._is_draining:
+            return
+        if entry.key in self._under_way:
+            # If it is lost there, this may be the same entry, which has come back to us.
+            self._again[entry.key] = entry
             return
         self._under_way.add(entry.key)
         self._spawn(self._work_on(entry, entry.key))
@@ -221,6 +226,8 @@ class Place:
                     after = await self._attempt(entry)
         except Lost:
             log.info("%s: another instance does %s", self.name, key)
+            if key in self._again:
+                after.start.append(self._again[key])
         except Exception as error:
             # The store itself failed. The entry is still due there, and this instance still owns it.
             log.warning("%s: cannot keep what came of %s, trying again: %s", self.name, key, error)
@@ -228,6 +235,7 @@ class Place:
             after.start.append(entry)
         finally:
             self._under_way.discard(key)
+            self._again.pop(key, None)
             self._freed.set()
         self.follow_up(after)
 
