@@ -158,11 +158,11 @@ async def test_a_stop_in_order_shows_nobody_an_error(empty: Shop) -> None:
         await ordering
     finally:
         ordering.cancel()
-    # Refused connections while nobody listens, a reset one that the kernel had queued but nobody had accepted, and "ask
-    # again": nothing else, and no answer cut off.
-    allowed = {"ClientConnectorError", "ClientOSError", "NobodyThere", "503"}
+    # Refused connections while nobody listens, "ask again", and, seldom, connections that are closed before anybody has
+    # read what came on them: queued by the kernel and not accepted (reset), or idle until then (disconnected).
+    allowed = {"ClientConnectorError", "ClientOSError", "ServerDisconnectedError", "NobodyThere", "503"}
     assert set(shop.troubles.seen) <= allowed, shop.troubles.seen
-    assert shop.troubles.seen["ClientOSError"] <= 4, shop.troubles.seen
+    assert shop.troubles.seen["ClientOSError"] + shop.troubles.seen["ServerDisconnectedError"] <= 4, shop.troubles.seen
     await everything_fits(shop, customers.placed)
     assert "Traceback" not in shop.said()
 

@@ -170,8 +170,12 @@ def test_a_reset_by_one_side_reaches_the_other(client: socket.socket, server: Ec
 
 
 def test_a_target_that_is_down_resets_its_clients() -> None:
-    with FaultProxy(HOST, free_port()) as proxy, connected(proxy) as client:
-        assert is_reset(client)
+    with FaultProxy(HOST, free_port()) as proxy:
+        try:
+            with connected(proxy) as client:
+                assert is_reset(client)
+        except ConnectionResetError:  # as quickly as that, now and then
+            pass
         assert proxy.seen["unreachable"] == 1
 
 
