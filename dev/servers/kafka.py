@@ -16,6 +16,7 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from dev.servers import debian
 from dev.servers.base import HOST, Server, free_port
 
 VERSIONS = ("4.3.1", "4.1.1")  # the first that can be had
@@ -104,6 +105,11 @@ class Kafka(Server):
 
     @classmethod
     def install(cls) -> None:
+        # kcat is for the tests: a client that is not ours.
+        packages = {"java": "openjdk-17-jre-headless", "mvn": "maven", "kcat": "kcat"}
+        missing = [package for program, package in packages.items() if shutil.which(program) is None]
+        if missing:
+            debian.install(*missing)
         libs()
 
     @property

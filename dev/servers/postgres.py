@@ -12,10 +12,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from dev.servers import debian
 from dev.servers.base import HOST, STOP_S_MAX, Server
 
 VERSIONS = Path("/usr/lib/postgresql")
-POLICY = Path("/usr/sbin/policy-rc.d")
 USER = "postgres"
 ANSWER_S_MAX = 5
 INITDB_S_MAX = 120.0
@@ -34,19 +34,7 @@ class Postgres(Server):
     def install(cls) -> None:
         if _programs() is not None:
             return
-        ours = not POLICY.exists()
-        if ours:  # 101: Debian's way to say that a package may not start its service, which would listen on port 5432
-            POLICY.write_text("#!/bin/sh\nexit 101\n")
-            POLICY.chmod(0o755)
-        try:
-            subprocess.run(["apt-get", "update", "-q"], check=True)
-            install = ["apt-get", "install", "-q", "-y", "--no-install-recommends", "postgresql"]
-            subprocess.run(
-                install, check=True, env={"DEBIAN_FRONTEND": "noninteractive", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
-            )
-        finally:
-            if ours:
-                POLICY.unlink()
+        debian.install("postgresql")
 
     @property
     def url(self) -> str:

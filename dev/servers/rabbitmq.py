@@ -22,10 +22,10 @@ from pamqp import commands
 from pamqp.base import Frame
 from pamqp.header import ProtocolHeader
 
+from dev.servers import debian
 from dev.servers.base import HOST, READY_S_MAX, Server, free_port
 
 BROKER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
-POLICY = Path("/usr/sbin/policy-rc.d")
 HANDSHAKE_S_MAX = 5.0
 EMULATOR = "-kernel inet_dist_use_interface {127,0,0,1} +S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none"
 CONFIGURATION = """\
@@ -62,19 +62,7 @@ class RabbitMq(Server):
     def install(cls) -> None:
         if BROKER.exists():
             return
-        made = not POLICY.exists()
-        if made:  # dpkg starts no service while this forbids it
-            POLICY.write_text("#!/bin/sh\nexit 101\n")
-            POLICY.chmod(0o755)
-        try:
-            subprocess.run(
-                ["apt-get", "install", "-y", "--no-install-recommends", "rabbitmq-server"],
-                check=True,
-                env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
-            )
-        finally:
-            if made:
-                POLICY.unlink()
+        debian.install("rabbitmq-server")
 
     @property
     def url(self) -> str:
