@@ -15,7 +15,7 @@ from minuet.adapters.sqlite.transport import HANDED_MAX
 from minuet.adapters.system import SystemClock, SystemIds
 from minuet.core.envelope import Envelope
 from minuet.core.formula import Literal, Outcome
-from minuet.ports import Again, Delivery, Done, Entry, Outgoing, Subscription, Tx
+from minuet.ports import Again, Delivery, Done, Outgoing, Subscription, Tx
 
 SCHEMA = """CREATE TABLE IF NOT EXISTS parent (id INTEGER PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS child (parent INTEGER REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED);"""
@@ -81,45 +81,6 @@ async def test_what_was_rolled_back_is_not_at_hand_though_somebody_looked(store:
     assert learnt == {BEGUN, CHARGED}
     rows = await store.transact(running("SELECT literal FROM minuet_known"))
     assert {Literal.parse(text) for (text,) in rows} == {BEGUN, CHARGED} == await store.transact(knowing)
-
-
-async def test_whoever_catches_everything_undoes_it_all_the_same(store: SqliteStore) -> None:
-    def work(tx: Tx) -> None:
-        try:
-            with tx.savepoint():
-                learning(BEGUN)(tx)
-                raise ValueError
-        except BaseException:  # it catches more than is its own
-            return
-
-    await store.transact(work)
-    assert not await store.transact(knowing)
-
-
-# -- entries -----------------------------------------------------------------------------------------------------------
-
-
-async def test_an_entry_whose_adding_was_undone_is_new(store: SqliteStore) -> None:
-    entry = Entry(key="k", handler="h", envelope=an_envelope("1"))
-
-    def work(tx: Tx) -> None:
-        tx.inbox.add(entry)
-        raise ValueError
-
-    with pytest.raises(ValueError):  # noqa: PT011  our own
-        await store.transact(work)
-    assert await store.transact(lambda tx: tx.inbox.save(entry))
-    assert await store.transact(lambda tx: tx.inbox.find("k"))
-
-
-async def test_a_digest_is_saved_without_a_new_envelope(store: SqliteStore) -> None:
-    entry = Entry(key="k", handler="h", envelope=an_envelope("1"))
-    await store.transact(lambda tx: tx.inbox.add(entry))
-    entry.digest = "d"
-    await store.transact(lambda tx: tx.inbox.save(entry))
-    found = await store.transact(lambda tx: tx.inbox.find("k"))
-    assert found is not None
-    assert found.digest == "d"
 
 
 # -- handing over ------------------------------------------------------------------------------------------------------

@@ -236,6 +236,33 @@ class StoreContract:
         assert [entry is not None for entry in kept] == [True, False, True]
         assert ids_of(await store.transact(lambda tx: tx.outbox.mine(10, 0))) == ["before", "after"]
 
+    async def test_whoever_catches_everything_undoes_it_all_the_same(self, store: Store) -> None:
+        def work(tx: Tx) -> None:
+            try:
+                with tx.savepoint():
+                    tx.inbox.add(an_entry())
+                    raise Broken
+            except BaseException:  # it catches more than is its own
+                return
+
+        await store.transact(work)
+        assert await store.transact(finding("e-1")) is None
+
+    async def test_an_entry_whose_adding_was_undone_is_new(self, store: Store) -> None:
+        entry = an_entry()
+        with pytest.raises(Broken):
+            await store.transact(then_breaking(lambda tx: tx.inbox.add(entry)))
+        entry.digest = "d"
+        assert await store.transact(lambda tx: tx.inbox.save(entry))
+        assert (await found(store, "e-1")).digest == "d"
+
+    async def test_a_digest_is_saved_without_a_new_envelope(self, store: Store) -> None:
+        entry = an_entry()
+        await store.transact(lambda tx: tx.inbox.add(entry))
+        entry.digest = "d"
+        assert await store.transact(lambda tx: tx.inbox.save(entry))
+        assert (await found(store, "e-1")).digest == "d"
+
     async def test_savepoints_nest(self, store: Store) -> None:
         def work(tx: Tx) -> None:
             with tx.savepoint():

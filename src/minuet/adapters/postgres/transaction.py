@@ -103,6 +103,7 @@ class Transaction:
     def _fill(self, jobs: Sequence[Job], *, careful: bool) -> list[End]:
         self._begin()
         self.tx.is_careful = careful
+        self.tx.needs_care = False
         self.tx.handed_out = False
         before = self._connection.writes
         ends: list[End] = []
@@ -143,6 +144,8 @@ class Transaction:
             is_broken = self._connection.status != TransactionStatus.INTRANS
             if is_broken or self._connection.writes != before:
                 raise NeedsCare
+        if self.tx.needs_care and self.is_open:
+            raise NeedsCare
         return end
 
     def _call(self, job: Job, *, reading: bool = False) -> End:

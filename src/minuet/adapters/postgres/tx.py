@@ -69,6 +69,7 @@ class Savepoint:
         if self._is_real:
             self._connection.run(UNDO)
         elif self._connection.writes != self._before or self._connection.status != TransactionStatus.INTRANS:
+            self._tx.needs_care = True
             raise NeedsCare from error
 
 
@@ -77,10 +78,12 @@ class PostgresTx:
 
     Attributes:
         is_careful: whether this transaction takes a savepoint for everything that may have to be undone alone.
+        needs_care: something that has written must be undone alone. Set as well, because somebody may catch `NeedsCare`.
         handed_out: whether a handler had the connection in its hands.
     """
 
     is_careful = False
+    needs_care = False
 
     def __init__(self, connection: Connection, schema_name: str, instance: str) -> None:
         shared = (connection, connection.own_cursor(), schema_name, instance)
