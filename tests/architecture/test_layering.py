@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 ROOT_MAY_IMPORT_LAZILY = {"bootstrap", "settings"}
 PUBLIC_SUBPACKAGES = {"testing"}
-SHARED_ADAPTER = "broker"  # what all real brokers have in common; every other adapter is a leaf
+SHARED_ADAPTERS = {"broker", "sql"}  # what brokers, and stores on SQL databases, have in common; all others are leaves
 
 PURE_LAYERS = {"core", "codec"}
 IMPURE_MODULES = {
@@ -233,8 +233,8 @@ def test_adapters_do_not_know_each_other(path: Path) -> None:
 
 
 def other_adapters(names: set[str], *, own: str | None) -> set[str]:
-    """An adapter is a leaf: what two of them share belongs in ports, codec or core, or, for brokers, in `broker`."""
-    shared = set() if own == SHARED_ADAPTER else {SHARED_ADAPTER}
+    """An adapter is a leaf: what two of them share belongs in ports, codec or core, or in `broker` or `sql`."""
+    shared = set() if own in SHARED_ADAPTERS else SHARED_ADAPTERS
     return {name for name in names if adapter_of(name) not in {own, None} | shared}
 
 

@@ -12,6 +12,7 @@ from psycopg.pq import TransactionStatus
 
 from minuet.adapters.postgres.limits import Limits
 from minuet.adapters.postgres.statements import changed_nothing, ends_transaction, only_reads
+from minuet.adapters.sql import REFUSAL
 from minuet.core.errors import ConfigurationError, DefinitionError
 
 R = TypeVar("R")
@@ -20,10 +21,6 @@ Row = tuple[Any, ...]
 VERSION_MIN = 130000  # pg_current_xact_id
 PREPARED_MAX = 500
 LATE_S = 5.0  # beyond the server's own limit for a statement: then it is not the server that will end it
-REFUSAL = (
-    "minuet commits or rolls back, together with its own rows, when the handler has returned or raised: "
-    "a handler must not commit, roll back, begin or close"
-)
 
 
 class BoundedConnection(psycopg.Connection[Row]):

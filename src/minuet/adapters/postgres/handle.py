@@ -8,8 +8,9 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from minuet.adapters.postgres.connection import REFUSAL, Connection
+from minuet.adapters.postgres.connection import Connection
 from minuet.adapters.postgres.statements import ends_transaction, numbered
+from minuet.adapters.sql import REFUSAL
 from minuet.app import Row
 from minuet.core.errors import DefinitionError
 

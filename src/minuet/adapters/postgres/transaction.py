@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from minuet.adapters.postgres.connection import REFUSAL, Connection
+from minuet.adapters.postgres.connection import Connection
 from minuet.adapters.postgres.failures import ConnectionLost, Interrupted, NeedsCare, TransactionEnded, interruption
 from minuet.adapters.postgres.tx import PostgresTx
+from minuet.adapters.sql import REFUSAL
 from minuet.core.errors import DefinitionError, MinuetBug
 from minuet.ports import Tx
 

@@ -18,7 +18,7 @@ from minuet.core.errors import ConfigurationError
 from minuet.ports import Inbox, KnownMessages, Outbox, Outgoing, Parked, ReadModels, Records
 
 if TYPE_CHECKING:
-    from minuet.adapters.postgres.with_sqlalchemy import SqlAlchemyHandles
+    from minuet.adapters.sql.handles import SqlAlchemyHandles
 
 KEEP = b"SAVEPOINT minuet"
 RELEASE = b"RELEASE SAVEPOINT minuet"
@@ -78,7 +78,7 @@ class PostgresTx:
 
     Attributes:
         is_careful: whether this transaction takes a savepoint for everything that may have to be undone alone.
-        needs_care: something that has written must be undone alone. Set as well, because somebody may catch `NeedsCare`.
+        needs_care: something that has written must be undone alone; as somebody may catch the `NeedsCare` that says so.
         handed_out: whether a handler had the connection in its hands.
     """
 
@@ -108,9 +108,9 @@ class PostgresTx:
             return self._connection
         if wanted.__module__.partition(".")[0] == "sqlalchemy":
             if self._sqlalchemy is None:
-                from minuet.adapters.postgres.with_sqlalchemy import SqlAlchemyHandles
+                from minuet.adapters.postgres.with_sqlalchemy import handles_over
 
-                self._sqlalchemy = SqlAlchemyHandles(self._connection)
+                self._sqlalchemy = handles_over(self._connection)
             found = self._sqlalchemy.handle(wanted)
             if found is not None:
                 return found

@@ -7,6 +7,7 @@ import weakref
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
+from minuet.adapters.sql import REFUSAL
 from minuet.core.errors import ConfigurationError, DefinitionError
 
 VERSION_MIN = (3, 37, 0)  # STRICT tables
@@ -27,10 +28,6 @@ OURS = frozenset(
 )
 SCHEMA_CHANGES = frozenset({*range(1, 9), *range(10, 18), sqlite3.SQLITE_ALTER_TABLE, 29, 30})
 """CREATE and DROP of whatever there is, of virtual tables too: https://sqlite.org/c3ref/c_alter_table.html"""
-REFUSAL = (
-    "minuet commits or rolls back, together with its own rows, when the handler has returned or raised: "
-    "a handler must not commit, roll back, begin or close"
-)
 
 
 class HandlersCursor(sqlite3.Cursor):

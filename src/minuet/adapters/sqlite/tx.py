@@ -18,7 +18,7 @@ from minuet.core.errors import ConfigurationError
 from minuet.ports import Inbox, KnownMessages, Outbox, Outgoing, Parked, ReadModels, Records
 
 if TYPE_CHECKING:
-    from minuet.adapters.sqlite.with_sqlalchemy import SqlAlchemyHandles
+    from minuet.adapters.sql.handles import SqlAlchemyHandles
 
 
 class Savepoint:
@@ -112,9 +112,9 @@ class SqliteTx(Rider):
 
     def sqlalchemy(self) -> SqlAlchemyHandles:
         if self._sqlalchemy is None:
-            from minuet.adapters.sqlite.with_sqlalchemy import SqlAlchemyHandles
+            from minuet.adapters.sqlite.with_sqlalchemy import handles_over
 
-            self._sqlalchemy = SqlAlchemyHandles(self._connection)
+            self._sqlalchemy = handles_over(self._connection)
         return self._sqlalchemy
 
     def savepoint(self) -> Savepoint:

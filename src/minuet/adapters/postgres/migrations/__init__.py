@@ -136,9 +136,9 @@ def apply(connection: BoundedConnection, schema_name: str, schema: str | MetaDat
         if isinstance(schema, str):
             connection.run(schema.encode())
         elif schema is not None:
-            from minuet.adapters.postgres.with_sqlalchemy import create_all
+            from minuet.adapters.postgres.with_sqlalchemy import handles_over
 
-            create_all(connection, schema)
+            handles_over(connection).create_all(schema)
         connection.run(b"COMMIT")
     except BaseException as error:
         if not connection.closed:
