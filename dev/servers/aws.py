@@ -15,15 +15,14 @@ from typing import ClassVar
 from dev.servers.base import HOST, NotReady, Server
 
 REGION = "us-east-1"
-ACCOUNT = "123456789012"  # whose things somebody sees whose access key is not itself twelve digits
+ACCOUNT = "123456789012"  # the emulator's only one
 PROGRAM = Path(__file__).with_name("aws_moto.py")
 
 
 class Aws(Server):
     """It keeps everything in memory: whoever kills or stops it loses all topics, queues and messages.
 
-    An access key of twelve digits is taken for an account of its own, so that tests can be kept apart by that, or by
-    the names of their topics.
+    Tests are kept apart by the names of their topics; all are in one account, whatever the access key.
 
     Attributes:
         survives: whether a restart in the same folder finds what was there.

@@ -29,6 +29,7 @@ class Postgres(Server):
     """
 
     name = "postgres"
+    stop_signal = signal.SIGINT  # the fast way: sessions are ended, and what is committed is on disk
 
     @classmethod
     def install(cls) -> None:
@@ -113,10 +114,6 @@ class Postgres(Server):
                 if os.readlink(process / "cwd") == data:
                     found.append(int(process.name))
         return found
-
-    def stop(self) -> None:
-        """The fast way: sessions are ended, and what is committed is on disk."""
-        self._end(signal.SIGINT)
 
 
 def _programs() -> Path | None:

@@ -105,8 +105,8 @@ class Settings(BaseSettings):
         channels: per channel pattern, first match wins: ``embedded:`` (a file in ``data``), ``memory:``, or a broker:
             ``kafka://host:9092/topic``, ``amqp://host/exchange``, ``nats://host/stream``, ``sns://arn...``,
             ``redis://host/0``; see docs/adapters.
-        provision: make the tables, topics and queues that are missing, at the start. Without it they are only checked,
-            and made by ``minuet store migrate`` and ``minuet topology apply``.
+        provision: make what is missing in PostgreSQL and on brokers, at the start. Without it tables, topics and queues
+            are only checked, and made by ``minuet store migrate`` and ``minuet topology apply``. Files are always made.
         participants: per service, the URL of one that is not found through ``data``.
         app: the app's own settings, handed to its providers.
     """

@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -22,6 +21,7 @@ from minuet.adapters.system import SystemIds
 from minuet.core.errors import ConfigurationError, MessageError
 from minuet.ports import Transport
 from minuet.testing.transport_contract import CHANNELS, OpenTransport, TransportContract
+from tests.certificates import make_certificates
 from tests.faults import FaultProxy
 from tests.servers import private_server, server_url
 
@@ -438,24 +438,7 @@ async def test_who_we_are_is_not_told_to_a_server_without_tls(nats_url: str) -> 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     """An authority, and a certificate for both ends that it has signed."""
-    folder = tmp_path_factory.mktemp("tls")
-    files = {name: folder / f"{name}.pem" for name in ("authority", "authority-key", "own", "own-key")}
-    new = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-    by = ["-CA", files["authority"], "-CAkey", files["authority-key"], "-addext", "basicConstraints=critical,CA:FALSE"]
-    one = ["-subj", "/CN=authority", "-keyout", files["authority-key"], "-out", files["authority"]]
-    two = [
-        "-subj",
-        "/CN=shop",
-        "-addext",
-        f"subjectAltName=IP:{HOST}",
-        "-keyout",
-        files["own-key"],
-        "-out",
-        files["own"],
-    ]
-    for command in ([*new, *one], [*new, *by, *two]):
-        subprocess.run(command, check=True, capture_output=True)
-    return files
+    return make_certificates(tmp_path_factory.mktemp("tls"), "shop")
 
 
 async def test_tls_with_certificates_at_both_ends(servers_path: Path, certificates: Mapping[str, Path]) -> None:

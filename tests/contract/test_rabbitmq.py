@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ from minuet.adapters.system import SystemIds
 from minuet.core.errors import ConfigurationError
 from minuet.ports import Features, Transport
 from minuet.testing.transport_contract import CHANNELS, OpenTransport, TransportContract
+from tests.certificates import make_certificates
 from tests.faults import FaultProxy
 
 pytestmark = pytest.mark.server
@@ -41,23 +41,7 @@ OpenBroker = Callable[..., RabbitMqBroker]
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     """An authority, and a certificate for both ends that it has signed."""
-    folder = tmp_path_factory.mktemp("tls")
-    files = {name: folder / f"{name}.pem" for name in ("authority", "authority-key", "own", "own-key")}
-    key = ["-newkey", "rsa:2048", "-nodes", "-days", "2"]
-    _openssl(
-        *("req", "-x509", *key, "-subj", "/CN=authority"),
-        *("-keyout", files["authority-key"], "-out", files["authority"]),
-    )
-    _openssl(
-        *("req", "-x509", *key, "-subj", "/CN=guest", "-addext", f"subjectAltName=IP:{HOST}"),
-        *("-addext", "basicConstraints=critical,CA:FALSE", "-CA", files["authority"], "-CAkey", files["authority-key"]),
-        *("-keyout", files["own-key"], "-out", files["own"]),
-    )
-    return files
-
-
-def _openssl(*arguments: object) -> None:
-    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
+    return make_certificates(tmp_path_factory.mktemp("tls"), "guest")
 
 
 @pytest.fixture(scope="module")
