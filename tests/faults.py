@@ -124,7 +124,6 @@ class FaultProxy:
         self._cut: _Cut | None = None
         self._connections: dict[_Connection, None] = {}  # in the order in which they came
         self._listener: socket.socket | None = None
-        self._accepting: asyncio.Task[None] | None = None
         self._changed = asyncio.Condition()
         self._loop: asyncio.AbstractEventLoop
         self._thread: threading.Thread | None = None
@@ -283,26 +282,28 @@ class FaultProxy:
             listener.listen(128)
             listener.setblocking(False)
             self._listener = listener
-            self._accepting = self._loop.create_task(self._accept(listener))
+            # Not a task that awaits: cancelled at the wrong moment, it would lose the connection that it had accepted.
+            self._loop.add_reader(listener, self._accept, listener)
 
     def _stop_listening(self) -> None:
         if self._listener is not None:
-            assert self._accepting is not None
-            self._accepting.cancel()
             self._loop.remove_reader(self._listener)
             self._listener.close()
             self._listener = None
 
-    async def _accept(self, listener: socket.socket) -> None:
-        while True:
-            client, _ = await self._loop.sock_accept(listener)
-            connection = _Connection(client)
-            self._connections[connection] = None
-            self.seen["accepted"] += 1
-            connection.tasks.append(self._loop.create_task(self._serve(connection)))
-            await self._tell()
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            client, _ = listener.accept()
+        except OSError:  # it has gone again
+            return
+        client.setblocking(False)
+        connection = _Connection(client)
+        self._connections[connection] = None
+        self.seen["accepted"] += 1
+        connection.tasks.append(self._loop.create_task(self._serve(connection)))
 
     async def _serve(self, connection: _Connection) -> None:
+        await self._tell()
         _prepare(connection.client)
         if self._flows[REQUESTS] == SWALLOW:
             # Not even the server hears of it. The client finds out when the fault ends.

@@ -35,6 +35,7 @@ EXAMPLES = {
     "channels": ("*", "memory:"),
     "orchestration": ("participants", "http"),
     "participants": ("payment", "http://127.0.0.1:8001"),
+    "reconciliation": ("every_s", "30"),
     "app": ("name", "value"),
 }
 WORDS = {
@@ -92,6 +93,16 @@ class Orchestration(BaseModel):
     )
 
 
+class Reconciliation(BaseModel):
+    """How a process that runs the whole app looks for messages that brokers have lost. Others: `minuet sagas reconcile`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    every_s: float = Field(60.0, ge=0, description="0: never")
+    after_s: float = Field(60.0, ge=0, description="what was told less long ago is only on its way")
+    back_s: float = Field(86_400.0, gt=0, description="older sagas are not looked at when the process starts")
+
+
 class Settings(BaseSettings):
     """A deployment.
 
@@ -108,6 +119,7 @@ class Settings(BaseSettings):
         provision: make what is missing in PostgreSQL and on brokers, at the start. Without it tables, topics and queues
             are only checked, and made by ``minuet store migrate`` and ``minuet topology apply``. Files are always made.
         participants: per service, the URL of one that is not found through ``data``.
+        reconciliation: how often it is looked for messages that were told and never heard.
         app: the app's own settings, handed to its providers.
     """
 
@@ -123,6 +135,7 @@ class Settings(BaseSettings):
     orchestration: Orchestration = Orchestration()
     participants: dict[str, str] = {}
     provision: bool = True
+    reconciliation: Reconciliation = Reconciliation()
     app: dict[str, Any] = {}
     grace_s: float = Field(10.0, gt=0, description="how long a stop waits for what is under way")
 

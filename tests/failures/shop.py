@@ -256,8 +256,9 @@ async def at_work(
     services: Sequence[str] | None = None,
     conduct: Conduct | None = None,
     clock: Clock | None = None,
+    **settings_of: Any,
 ) -> AsyncIterator[System]:
-    settings = Settings(data=data, channels=dict(channels), grace_s=5.0)
+    settings = Settings(data=data, channels=dict(channels), grace_s=5.0, **settings_of)
     async with running(app, settings, services=services, provided={Conduct: conduct or Conduct()}, clock=clock) as made:
         yield made
 

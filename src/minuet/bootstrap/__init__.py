@@ -11,12 +11,13 @@ from minuet.app import App
 from minuet.bootstrap.parts import Adapters, Parts
 from minuet.bootstrap.system import System, chosen, everything
 from minuet.bootstrap.wiring import Wiring
-from minuet.core.errors import ConfigurationError, NotFound
+from minuet.core.errors import NotFound
 from minuet.observer import Observer
 from minuet.ports import Clock, Delivery, Ids, Tx
+from minuet.runtime.reconciler import Reconciler
 from minuet.settings import Settings
 
-__all__ = ["System", "everything", "hear_again", "running", "stored"]
+__all__ = ["System", "everything", "hear_again", "reconciling", "running", "stored"]
 
 
 @asynccontextmanager
@@ -51,6 +52,7 @@ async def running(
         if serve:
             await wiring.serve()
         await wiring.start()
+        await wiring.reconcile()
         yield system
 
 
@@ -63,16 +65,23 @@ async def stored(app: App, settings: Settings) -> AsyncIterator[Observer]:
     """
     system = System(app, settings, everything(app), SystemClock(), SystemIds())
     async with AsyncExitStack() as stack:
-        adapters = Adapters(system)
-        wiring = Wiring(system, stack, adapters)
-        for name in system.services:
-            if adapters.stores.is_there(name):
-                await wiring.open_store(name, with_schema=False)
-        if not system.stores:
-            raise ConfigurationError(
-                f"no service of app {app.name} has stored anything in {settings.data}; name the folder with --data"
-            )
+        await Wiring(system, stack).open_stored()
         yield system.observer
+
+
+@asynccontextmanager
+async def reconciling(app: App, settings: Settings) -> AsyncIterator[Reconciler]:
+    """Open what the services of a deployment have stored, to compare what was told with what was heard.
+
+    None of them is run: what is handed over waits for a process that runs its service.
+
+    Raises:
+        ConfigurationError: there is nothing that another process can see.
+    """
+    system = System(app, settings, everything(app), SystemClock(), SystemIds())
+    async with AsyncExitStack() as stack:
+        await Wiring(system, stack).open_unconnected()
+        yield system.reconciler()
 
 
 async def hear_again(

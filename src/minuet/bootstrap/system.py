@@ -19,6 +19,7 @@ from minuet.observer import Observer
 from minuet.ports import Clock, Entry, Ids, Store, Transport
 from minuet.runtime.place import Place
 from minuet.runtime.reactor import ORCHESTRATOR
+from minuet.runtime.reconciler import Reconciler
 from minuet.runtime.worker import Worker
 from minuet.settings import Settings, spelled
 
@@ -113,6 +114,10 @@ class System:
         if definition is None or is_last(definition, ref.step):
             is_end = ref.step in (COMPLETED, COMPENSATED) and entry.answer is not None
             self._ending.pop((ref.name, ref.id)).set_result(Status(ref.step) if is_end else None)
+
+    def reconciler(self) -> Reconciler:
+        """Compares what the places of this process told with what they heard."""
+        return Reconciler(self.places, self.observer.end_of, self.clock)
 
     async def drained(self) -> None:
         """Until nothing committed waits to be published."""

@@ -11,6 +11,7 @@ from typing import Any
 from minuet.adapters.system import SystemClock, SystemIds
 from minuet.app import App, Handler, Service
 from minuet.bootstrap.parts import Adapters, Parts
+from minuet.bootstrap.stores import Stores
 from minuet.bootstrap.system import System, chosen, everything
 from minuet.bootstrap.transports import channels_of
 from minuet.core.errors import ConfigurationError, MessageError
@@ -125,11 +126,55 @@ class Wiring:
         await self.open_store(name, with_schema=False)
         return self._place(name, reactor, Directory({}, None))
 
+    async def open_stored(self) -> None:
+        """Open the stores in which there is something.
+
+        Raises:
+            ConfigurationError: there is none.
+        """
+        stores = Stores(self.settings, self.system.ids)
+        for name in self.system.services:
+            if stores.is_there(name):
+                await self.open_store(name, with_schema=False)
+        if not self.system.stores:
+            raise ConfigurationError(
+                f"no service of app {self.app.name} has stored anything in {self.settings.data}; name the folder with "
+                "--data"
+            )
+
+    async def open_unconnected(self) -> None:
+        """Places that begin nothing and are connected to nothing but their stores, where there is one."""
+        await self.open_stored()
+        for name in self.system.stores:
+            reactor = Reactor(self.app, self.system.codec, self.system.clock, name, self.coordination_of)
+            place = self.system.places[name] = self._place(name, reactor, Directory({}, None))
+            await place.drain()
+
     async def start(self) -> None:
         # All at once: one after the other, the first would wait for answers of those that are stopped already.
         self.stack.push_async_callback(self._stop_all)
         for worker in self.system.workers.values():
             await worker.start()
+
+    async def reconcile(self) -> None:
+        """Look for messages that get lost, if that can happen and all stores are here to be compared."""
+        chosen = self.settings.reconciliation
+        brokers = any(not url.startswith(("embedded:", "memory:")) for url in self.settings.channels.values())
+        if not (chosen.every_s and brokers and set(everything(self.app)) == set(self.system.services)):
+            return
+        run = self.system.reconciler().run(
+            every_s=chosen.every_s,
+            after_s=chosen.after_s,
+            back_s=chosen.back_s,
+            ready=lambda: not any(worker.relay.is_stuck for worker in self.system.workers.values()),
+        )
+        task = asyncio.get_running_loop().create_task(run, name="reconciliation")
+
+        async def stop() -> None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        self.stack.push_async_callback(stop)
 
     async def _stop_all(self) -> None:
         self.system.deployment.close()  # others go to our twins, if there are any

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from minuet.cli.loading import AppOption, ConfigOption, DataOption, JsonOption, find_saga, observing, run_async
-from minuet.cli.tables import console, count, moment, print_json, status_text, table
+from minuet.cli.reconcile import reconcile
+from minuet.cli.tables import console, count, in_one_line, moment, print_json, status_text, table
 
 if TYPE_CHECKING:
     from minuet.observer import Attempt, Observer, SagaView
 
 app = typer.Typer(help="Where each saga is, what it waits for and what was said.", no_args_is_help=True)
+app.command("reconcile")(reconcile)
 
 
 GAPS = 8
@@ -75,18 +77,18 @@ def _print_list(views: list[SagaView], limit: int) -> None:
     has_room = screen.width - others - GAPS >= WAITS_MIN
     rows = table()
     rows.add_column("saga", overflow="fold")
-    rows.add_column("id", no_wrap=True, min_width=max(len(view.id) for view in views))
+    rows.add_column("id", no_wrap=True, min_width=max(len(in_one_line(view.id)) for view in views))
     rows.add_column("status", overflow="fold")
     rows.add_column("began", overflow="fold")
     if has_room:
         rows.add_column("waits for", overflow="fold")
     for view in views:
-        row = (view.saga, Text(view.id), status_text(view.status), moment(view.began_at))
+        row = (view.saga, Text(in_one_line(view.id)), status_text(view.status), moment(view.began_at))
         rows.add_row(*row, *([waits[id(view)]] if has_room else []))
     screen.print(rows, crop=False)
     for view in views if not has_room else ():
         if view.waiting:
-            screen.print(Text.assemble(f"{view.id} waits for ", waits[id(view)]))
+            screen.print(Text.assemble(f"{in_one_line(view.id)} waits for ", waits[id(view)]))
     if len(views) == limit:
         screen.print(f"the newest {limit}; more with --limit", style="dim")
 
@@ -124,7 +126,7 @@ def print_saga(view: SagaView, observer: Observer) -> None:
     from minuet.cli.story import print_story
 
     screen = console()
-    head = Text.assemble((f"{view.saga} {view.id}", "bold"), "  ", status_text(view.status))
+    head = Text.assemble((in_one_line(f"{view.saga} {view.id}"), "bold"), "  ", status_text(view.status))
     screen.print(head)
     how = f"by {view.coordination}" if view.coordination else "coordination unknown"
     screen.print(f"{how}, definition {view.definition}, began {moment(view.began_at)}", style="dim")

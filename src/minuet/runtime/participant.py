@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 from urllib.parse import quote
 
@@ -28,7 +29,7 @@ from minuet.core.errors import Conflict, DefinitionError, MessageError, NotYet, 
 from minuet.core.messages import Command, Event, Message, Refusal, StepRefused, channel_of, name_of, refusals
 from minuet.core.retry import RetryPolicy
 from minuet.core.saga import COMPENSATED, COMPLETED
-from minuet.ports import Clock, Delivery, Entry, EntryState, Ids, ParkedMessage, Tx
+from minuet.ports import Clock, Delivery, Entry, EntryState, Ids, ParkedMessage, Subscription, Tx
 from minuet.runtime.reactor import Reactor, business_key, step_key
 
 REACTION = "on/"
@@ -91,6 +92,11 @@ class Participant:
             if name.startswith(REACTION):
                 self._reactions.setdefault(name_of(handler.message), []).append((name, handler))
 
+    @cached_property
+    def subscription(self) -> Subscription:
+        """What this place listens to."""
+        return self.reactor.subscription([model for models in self._read_models.values() for model in models])
+
     # -- messages from a transport -------------------------------------------------------------------------------------
 
     def take_in(
@@ -129,6 +135,33 @@ class Participant:
         """
         self._take_in_one(tx, delivery, After(depth=DEPTH_MAX))
 
+    def has_heard(self, tx: Tx, envelope: Envelope) -> bool:
+        """Whether nothing would come of hearing this event: it is known here, or parked, or of no interest."""
+        event = self.codec.decode(envelope)
+        assert isinstance(event, Event)
+        if not self.subscription.wants(channel_of(event), envelope):
+            return True
+        if tx.parked.get(_parked_id(channel_of(event), envelope.source, envelope.id)) is not None:
+            return True
+        facts = self.reactor.facts(envelope, event)
+        models = self._read_models.get(envelope.type, ())
+        reactions = self._reactions.get(envelope.type, ())
+        return (
+            all(fact.literal in tx.known.of(fact.ref.name, fact.ref.id) for fact in facts)
+            and all(tx.read_models.get(name_of(model.query), model.key_of(event)) is not None for model in models)
+            and all(tx.inbox.find(_reaction_key(name, envelope)) is not None for name, _ in reactions)
+        )
+
+    def hear(self, tx: Tx, envelope: Envelope, after: After) -> None:
+        """Take in an event that another place has in its store.
+
+        Raises:
+            MessageError: it would be parked.
+        """
+        event = self.codec.decode(envelope)
+        assert isinstance(event, Event)
+        self._hear(tx, envelope, event, after)
+
     def _take_in_one(self, tx: Tx, delivery: Delivery, after: After) -> None:
         envelope, event = self._understood(delivery)
         if envelope.hops > HOPS_MAX:
@@ -161,13 +194,13 @@ class Participant:
         for entry in self.reactor.learn(tx, envelope, event):
             self._begin(tx, entry, after)
         for name, _ in self._reactions.get(envelope.type, ()):
-            key = f"{name}/{name_from(envelope.source, envelope.id)}"
+            key = _reaction_key(name, envelope)
             self._begin(tx, Entry(key=key, handler=name, envelope=envelope, changed_at=self.clock.now()), after)
 
     def _park(self, tx: Tx, delivery: Delivery, reason: str) -> None:
         digest = digest_of(delivery.body)
         source = delivery.attributes.get("source", STRANGER)
-        message_id = f"{delivery.channel}/{name_from(source, delivery.attributes.get('id') or digest)}"
+        message_id = _parked_id(delivery.channel, source, delivery.attributes.get("id") or digest)
         tx.parked.add(
             ParkedMessage(
                 id=message_id,
@@ -254,7 +287,8 @@ class Participant:
 
     def _learn(self, tx: Tx, answer: Envelope, event: Event, after: After) -> None:
         """Tell this place's own rules what it answered itself."""
-        if answer.saga is not None and answer.saga.step not in (COMPLETED, COMPENSATED):
+        is_step = answer.saga is not None and answer.saga.step not in (COMPLETED, COMPENSATED)
+        if is_step or answer.begins:  # who begins a saga must know of it, whatever becomes of the message
             for due in self.reactor.learn(tx, answer, event):
                 self._begin(tx, due, after)
 
@@ -551,6 +585,14 @@ class _Refused(Exception):
 def name_from(source: str, message_id: str) -> str:
     """What tells a message from all others. A source may be a URI, and an id may hold slashes."""
     return f"{quote(source, safe='')}/{message_id}"
+
+
+def _reaction_key(name: str, envelope: Envelope) -> str:
+    return f"{name}/{name_from(envelope.source, envelope.id)}"
+
+
+def _parked_id(channel: str, source: str, message_id: str) -> str:
+    return f"{channel}/{name_from(source, message_id)}"
 
 
 def describe(error: Exception) -> str:

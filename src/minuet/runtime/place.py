@@ -20,7 +20,7 @@ from minuet.core.errors import MinuetError, NotFound, NotYet, Rejected
 from minuet.core.messages import Event, Query, View, name_of
 from minuet.ports import Clock, Delivery, Entry, EntryState, Store, Tx
 from minuet.runtime.gather import Gatherer
-from minuet.runtime.participant import After, Lost, Participant
+from minuet.runtime.participant import DEPTH_MAX, After, Lost, Participant
 from minuet.runtime.timers import Timers
 from minuet.runtime.waiters import Waiters, not_yet
 
@@ -37,6 +37,7 @@ UNDER_WAY_MAX = 256
 TAKE_MAX = 200
 # All that is due here is in memory. Beyond this, what is not taken in yet stays where it is kept: in the transport.
 DUE_MAX = 10_000
+DUE_BYTES_MAX = 64 * 1024 * 1024
 
 Performed = Sequence[Event] | Envelope
 """What came of an entry: a handler's events, or the envelope of an answer that a participant recorded."""
@@ -74,7 +75,8 @@ class Place:
         self._waiters = Waiters()
         self._timers = Timers()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._under_way: set[str] = set()
+        self._under_way: dict[str, int] = {}
+        self._under_way_bytes = 0
         # For each service that does the work, so that one that hangs does not stop the orchestrator from asking others.
         self._rooms: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(UNDER_WAY_MAX))
         self._freed = asyncio.Event()
@@ -85,7 +87,10 @@ class Place:
     @property
     def is_full(self) -> bool:
         """Whether so much is under way, or waits for its next attempt, that nothing more should be taken in."""
-        return len(self._under_way) + len(self._timers) >= DUE_MAX
+        return (
+            len(self._under_way) + len(self._timers) >= DUE_MAX
+            or self._under_way_bytes + self._timers.weight >= DUE_BYTES_MAX
+        )
 
     async def room(self) -> None:
         """Wait until it is not full."""
@@ -165,6 +170,24 @@ class Place:
         self.follow_up(after)
         return problems
 
+    # -- what transports have lost -------------------------------------------------------------------------------------
+
+    async def unheard(self, envelopes: Sequence[Envelope]) -> list[Envelope]:
+        """Those of them that this place listens to, and from which something would come if it heard them."""
+        return await self.store.transact(
+            lambda tx: [one for one in envelopes if not self.participant.has_heard(tx, one)], reads_only=True
+        )
+
+    async def hear(self, envelope: Envelope) -> None:
+        """Take in what no transport has delivered.
+
+        Raises:
+            MessageError: it would be parked.
+        """
+        after = After(depth=DEPTH_MAX)
+        await self.store.transact(lambda tx: self.participant.hear(tx, envelope, after))
+        self.follow_up(after)
+
     # -- after a commit ------------------------------------------------------------------------------------------------
 
     def follow_up(self, after: After) -> None:
@@ -183,7 +206,8 @@ class Place:
             if entry.due_at > now:
                 # No longer than was meant when it was written down: the clock may have been put back since.
                 delay_s = min(entry.due_at - now, max(1.0, entry.due_at - entry.changed_at))
-                self._timers.after(delay_s, entry.key, lambda entry=entry: self.begin(entry))  # type: ignore[misc]
+                weight = _size_of(entry)
+                self._timers.after(delay_s, entry.key, lambda entry=entry: self.begin(entry), weight=weight)  # type: ignore[misc]
             else:
                 self.begin(entry)
 
@@ -210,7 +234,8 @@ class Place:
             # If it is lost there, this may be the same entry, which has come back to us.
             self._again[entry.key] = entry
             return
-        self._under_way.add(entry.key)
+        self._under_way[entry.key] = size = _size_of(entry)
+        self._under_way_bytes += size
         self._spawn(self._work_on(entry, entry.key))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -234,7 +259,7 @@ class Place:
             entry.due_at = self.clock.now() + 1.0
             after.start.append(entry)
         finally:
-            self._under_way.discard(key)
+            self._under_way_bytes -= self._under_way.pop(key)
             self._again.pop(key, None)
             self._freed.set()
         self.follow_up(after)
@@ -367,6 +392,11 @@ class Place:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         self._waiters.send_away(f"{self.name} is being stopped; ask again with the same key")
         await self.store.transact(lambda tx: tx.inbox.release())
+
+
+def _size_of(entry: Entry) -> int:
+    """In bytes: its body's, or, while it is not built, that of what it is built from."""
+    return len(entry.envelope.body) or sum(len(one.body) for one in (entry.known or {}).values())
 
 
 def _answer(entry: Entry) -> Envelope:

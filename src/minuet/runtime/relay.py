@@ -21,6 +21,7 @@ from minuet.ports import Ids, Outgoing, Store, Transport
 log = logging.getLogger("minuet.relay")
 
 HELD_MAX = 10_000
+HELD_BYTES_MAX = 32 * 1024 * 1024
 BATCH_MAX = 500
 BACKOFF = RetryPolicy(first_s=0.05, delay_max_s=5.0)
 
@@ -76,6 +77,11 @@ class Relay:
         """How many messages the transports have confirmed."""
         return sum(lane.published for lane in self._lanes.values())
 
+    @property
+    def is_stuck(self) -> bool:
+        """Whether a transport takes nothing at the moment."""
+        return any(lane.is_stuck for lane in self._lanes.values())
+
     def hand_over(self, messages: Sequence[Outgoing]) -> None:
         """Take what was just committed. Called in the order of the commits."""
         by_publisher: dict[Publisher, list[Outgoing]] = {}
@@ -122,8 +128,11 @@ class Lane:
         self.store = relay.store
         self.ids = relay.ids
         self.published = 0
+        self.is_stuck = False
         self._relay = relay
         self._held: deque[Outgoing] = deque()
+        self._held_bytes = 0
+        self._largest = 1
         # The lowest position that was not held because there was no room, once there is one.
         self._unread: int | None = None
         self._wake = asyncio.Event()
@@ -134,13 +143,17 @@ class Lane:
 
     def hand_over(self, messages: Sequence[Outgoing]) -> None:
         """As `Relay.hand_over`."""
-        if self._unread is not None or len(self._held) + len(messages) > HELD_MAX:
+        size = _bytes_of(messages)
+        self._largest = max(self._largest, *(len(message.envelope.body) for message in messages))
+        has_room = len(self._held) + len(messages) <= HELD_MAX and self._held_bytes + size <= HELD_BYTES_MAX
+        if self._unread is not None or not has_room:
             # They are safe in the outbox, and are read from there once there is room again. What was taken over from an
             # instance that is gone may have any position, also one before those that are published already.
             first = min(message.position for message in messages)
             self._unread = first if self._unread is None else min(self._unread, first)
         else:
             self._held.extend(messages)
+            self._held_bytes += size
         self._idle.clear()
         self._wake.set()
 
@@ -170,6 +183,7 @@ class Lane:
                 log.warning("cannot go on publishing yet: %r", error)
                 got_on = False
             failures = 0 if got_on else failures + 1
+            self.is_stuck = failures > 0
             if failures:
                 await asyncio.sleep(BACKOFF.delay_s(failures, self.ids.chance()))
 
@@ -181,17 +195,21 @@ class Lane:
             failed = await self._publish(batch)
         finally:
             self._held.extendleft(reversed(failed))
+            self._held_bytes -= _bytes_of(batch) - _bytes_of(failed)
         return len(failed) < len(batch)
 
     async def _catch_up(self, first: int) -> bool:
         """Read on in the outbox where there was no room to hold what was handed over."""
         self._unread = sys.maxsize  # what is handed over while this reads may not be in what it reads
         following = first
+        most = max(1, min(BATCH_MAX, HELD_BYTES_MAX // self._largest))
         try:
-            rows = await self.store.transact(lambda tx: tx.outbox.mine(BATCH_MAX, first - 1), reads_only=True)
+            rows = await self.store.transact(lambda tx: tx.outbox.mine(most, first - 1), reads_only=True)
             following = rows[-1].position + 1 if rows else sys.maxsize
             # What goes over another transport is on its own way.
-            self._held.extend(row for row in rows if self._relay.publisher_of(row.channel) is self.publisher)
+            mine = [row for row in rows if self._relay.publisher_of(row.channel) is self.publisher]
+            self._held.extend(mine)
+            self._held_bytes += _bytes_of(mine)
         finally:
             left = min(self._unread, following)
             self._unread = None if left == sys.maxsize else left
@@ -246,3 +264,7 @@ class Lane:
     async def drained(self) -> None:
         """Until everything handed over is published."""
         await self._idle.wait()
+
+
+def _bytes_of(messages: Sequence[Outgoing]) -> int:
+    return sum(len(message.envelope.body) for message in messages)

@@ -7,26 +7,38 @@ from collections.abc import Callable
 
 
 class Timers:
-    """One pending call per name; a new one replaces the old."""
+    """One pending call per name; a new one replaces the old.
+
+    Attributes:
+        weight: of all that is pending.
+    """
 
     def __init__(self) -> None:
-        self._pending: dict[str, asyncio.TimerHandle] = {}
+        self._pending: dict[str, tuple[asyncio.TimerHandle, int]] = {}
+        self.weight = 0
 
     def __len__(self) -> int:
         return len(self._pending)
 
-    def after(self, delay_s: float, name: str, call: Callable[[], None]) -> None:
+    def after(self, delay_s: float, name: str, call: Callable[[], None], *, weight: int = 0) -> None:
         def run() -> None:
-            self._pending.pop(name, None)
+            self._remove(name)
             call()
 
         self.cancel(name)
-        self._pending[name] = asyncio.get_running_loop().call_later(max(0.0, delay_s), run)
+        self._pending[name] = asyncio.get_running_loop().call_later(max(0.0, delay_s), run), weight
+        self.weight += weight
 
     def cancel(self, name: str) -> None:
-        pending = self._pending.pop(name, None)
-        if pending is not None:
-            pending.cancel()
+        if (handle := self._remove(name)) is not None:
+            handle.cancel()
+
+    def _remove(self, name: str) -> asyncio.TimerHandle | None:
+        if name not in self._pending:
+            return None
+        handle, weight = self._pending.pop(name)
+        self.weight -= weight
+        return handle
 
     def cancel_all(self) -> None:
         for name in tuple(self._pending):

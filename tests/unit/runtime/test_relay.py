@@ -98,19 +98,21 @@ def by_key(sent: Sequence[str]) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize(("fails", "raises"), [(0.0, 0.0), (0.3, 0.0), (0.0, 0.5), (0.3, 0.3)])
-@pytest.mark.parametrize("held", [10_000, 7])
+@pytest.mark.parametrize(("limit", "held"), [("HELD_MAX", 10_000), ("HELD_MAX", 7), ("HELD_BYTES_MAX", 14)])
 @in_virtual_time
 async def test_everything_goes_out_in_order_per_key_and_only_then_leaves_the_outbox(
-    fails: float, raises: float, held: int
+    fails: float, raises: float, limit: str, held: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(relay_module, "HELD_MAX", held)
+        patch.setattr(relay_module, limit, held)
         patch.setattr(relay_module, "BATCH_MAX", 5)
         async with Out() as out:
             out.wire.fails, out.wire.raises = fails, raises
             everything = names(200, 7)
             for number in range(0, 200, 4):
                 await out.add(*everything[number : number + 4])
+                (lane,) = out.relay._lanes.values()
+                assert len(lane._held) * 2 <= lane._held_bytes <= 2 * (held + 5), "two bytes each, and a batch on its way"
                 assert {row.message.envelope.id for row in out.database.outbox.values()} >= set(
                     everything[: number + 4]
                 ) - set(out.wire.sent)
@@ -119,6 +121,7 @@ async def test_everything_goes_out_in_order_per_key_and_only_then_leaves_the_out
             assert sorted(dict.fromkeys(out.wire.sent)) == sorted(everything)
             assert by_key(out.wire.sent) == by_key(everything)
             assert not out.database.outbox
+            assert lane._held_bytes == 0
             if held == 10_000:
                 assert len(out.wire.sent) == len(everything)
 
