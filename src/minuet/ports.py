@@ -210,6 +210,20 @@ class Records(Protocol):
         """Every inbox entry that belongs to the saga, in the order in which they came."""
 
 
+class Retention(Protocol):
+    """Forgetting what is long over, page by page: of so many rows after a position, those that may go.
+
+    Each verb returns the position of the page's last row, from which the next page goes on; None if all that comes
+    after it is too young. Times are in seconds since 1970.
+    """
+
+    def forget_entries(self, before: float, after: int, limit: int) -> int | None:
+        """Inbox entries that were done before then; of a saga all that are here, or none."""
+
+    def forget_known(self, before: float, after: int, limit: int) -> int | None:
+        """What was known of sagas before then, of which no entry is here any more."""
+
+
 class Tx(Protocol):
     """One unit of work inside a transaction of the store. Synchronous; used on the store's own thread only."""
 
@@ -219,6 +233,7 @@ class Tx(Protocol):
     parked: Parked
     read_models: ReadModels
     records: Records
+    retention: Retention
 
     def handle(self, wanted: type[Any]) -> Any:
         """The user's database handle of this type, within this transaction. It cannot commit or roll back.

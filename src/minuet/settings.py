@@ -36,6 +36,7 @@ EXAMPLES = {
     "orchestration": ("participants", "http"),
     "participants": ("payment", "http://127.0.0.1:8001"),
     "reconciliation": ("every_s", "30"),
+    "retention": ("keep_days", "90"),
     "app": ("name", "value"),
 }
 WORDS = {
@@ -103,6 +104,14 @@ class Reconciliation(BaseModel):
     back_s: float = Field(86_400.0, gt=0, description="older sagas are not looked at when the process starts")
 
 
+class Retention(BaseModel):
+    """How long what is over is kept."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    keep_days: float = Field(0, ge=0, description="longer than any saga takes, and any retry; 0: for ever")
+
+
 class Settings(BaseSettings):
     """A deployment.
 
@@ -120,6 +129,7 @@ class Settings(BaseSettings):
             are only checked, and made by ``minuet store migrate`` and ``minuet topology apply``. Files are always made.
         participants: per service, the URL of one that is not found through ``data``.
         reconciliation: how often it is looked for messages that were told and never heard.
+        retention: how long sagas that are over, and the marks of what was done, are kept; by default for ever.
         app: the app's own settings, handed to its providers.
     """
 
@@ -136,6 +146,7 @@ class Settings(BaseSettings):
     participants: dict[str, str] = {}
     provision: bool = True
     reconciliation: Reconciliation = Reconciliation()
+    retention: Retention = Retention()
     app: dict[str, Any] = {}
     grace_s: float = Field(10.0, gt=0, description="how long a stop waits for what is under way")
 

@@ -52,7 +52,8 @@ async def running(
         if serve:
             await wiring.serve()
         await wiring.start()
-        await wiring.reconcile()
+        wiring.reconcile()
+        wiring.prune()
         yield system
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -23,6 +23,7 @@ from minuet.runtime.gather import Gatherer
 from minuet.runtime.orchestrator import Orchestrator, asking_handlers
 from minuet.runtime.participant import REACTION, Participant
 from minuet.runtime.place import Place
+from minuet.runtime.pruner import Pruner
 from minuet.runtime.reactor import ORCHESTRATOR, Reactor
 from minuet.runtime.relay import Relay
 from minuet.runtime.worker import Worker
@@ -156,7 +157,7 @@ class Wiring:
         for worker in self.system.workers.values():
             await worker.start()
 
-    async def reconcile(self) -> None:
+    def reconcile(self) -> None:
         """Look for messages that get lost, if that can happen and all stores are here to be compared."""
         chosen = self.settings.reconciliation
         brokers = any(not url.startswith(("embedded:", "memory:")) for url in self.settings.channels.values())
@@ -168,7 +169,17 @@ class Wiring:
             back_s=chosen.back_s,
             ready=lambda: not any(worker.relay.is_stuck for worker in self.system.workers.values()),
         )
-        task = asyncio.get_running_loop().create_task(run, name="reconciliation")
+        self._beside(run, "reconciliation")
+
+    def prune(self) -> None:
+        """Forget what is over, if the deployment says after how long."""
+        keep_s = self.settings.retention.keep_days * 86_400
+        for name, place in self.system.places.items() if keep_s else ():
+            self._beside(Pruner(name, place.store, self.system.clock, keep_s=keep_s).run(), f"{name}: retention")
+
+    def _beside(self, run: Coroutine[Any, Any, None], name: str) -> None:
+        """Run it until the system stops."""
+        task = asyncio.get_running_loop().create_task(run, name=name)
 
         async def stop() -> None:
             task.cancel()

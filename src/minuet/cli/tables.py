@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from collections.abc import Iterator
+
+    from rich.console import Console, ConsoleOptions
+    from rich.segment import Segment
     from rich.table import Table
     from rich.text import Text
 
@@ -29,13 +32,36 @@ STATUS_STYLES = {
 }
 
 
+# What a terminal obeys instead of showing it: control characters but tab and newline, and what turns text around.
+_OBEYED = (*range(9), *range(11, 32), *range(0x7F, 0xA0), 0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F))
+_OBEYED += tuple(range(0x2066, 0x206A))
+_SHOWN = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in _OBEYED}
+_ENDS_A_LINE = {ord("\n"): "\\n", ord("\t"): "\\t", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+_IN_JSON = {code: f"\\u{code:04x}" for code in _OBEYED if code >= 0x7F}  # the others are written like this anyway
+
+
+def harmless(text: str) -> str:
+    """The text without anything that a terminal would obey; ids and types come from whoever likes to send some."""
+    return text.translate(_SHOWN)
+
+
+def in_one_line(text: str) -> str:
+    """As `harmless`, and no second line that looks like one of ours."""
+    return text.translate(_SHOWN | _ENDS_A_LINE)
+
+
 def console(*, to_stderr: bool = False) -> Console:
     """Where to print. Without a terminal there are no colours, and lines are as long as they need to be."""
     from rich.console import Console
 
+    class Screen(Console):
+        def render(self, renderable: Any, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+            for one in super().render(renderable, options):
+                yield one if one.control else one._replace(text=harmless(one.text))
+
     stream = sys.stderr if to_stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else WIDTH
-    return Console(stderr=to_stderr, width=width, highlight=False, soft_wrap=False)
+    return Screen(stderr=to_stderr, width=width, highlight=False, soft_wrap=False)
 
 
 def table(title: str = "", **options: Any) -> Table:
@@ -64,7 +90,7 @@ def print_indented(screen: Console, text: Text, columns: int) -> None:
 
 def print_json(facts: Any) -> None:
     """The facts on stdout, as JSON that a program reads and a person can."""
-    sys.stdout.write(json.dumps(plain(facts), indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(plain(facts), indent=2, ensure_ascii=False).translate(_IN_JSON) + "\n")
     sys.stdout.flush()
 
 

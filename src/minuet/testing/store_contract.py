@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -29,6 +30,8 @@ Start = Callable[[], Awaitable[Store]]
 RESERVED = Literal("reserve", Outcome.SUCCEEDED)
 CHARGED = Literal("charge", Outcome.SUCCEEDED)
 REFUSED = Literal("charge", Outcome.REFUSED)
+FAR_AWAY = 4e9
+"""A time after that of all envelopes, in seconds since 1970."""
 
 
 STRANGE_TEXTS = [
@@ -109,6 +112,16 @@ def then_breaking(work: Callable[[Tx], object]) -> Callable[[Tx], None]:
         raise Broken
 
     return broken
+
+
+async def pages(store: Store, verb: str, before: float, *, limit: int) -> int:
+    """Go through all pages; how many there were."""
+    at: int | None = 0
+    for count in range(100):
+        if at is None:
+            return count
+        at = await store.transact(lambda tx, at=at: getattr(tx.retention, verb)(before, at, limit))  # type: ignore[misc]
+    raise AssertionError("it goes round in circles")
 
 
 def ids_of(outgoing: Sequence[Outgoing]) -> list[str]:
@@ -545,6 +558,68 @@ class StoreContract:
         await store.transact(work)
         entries = await store.transact(lambda tx: tx.records.entries_of("Orders", "o-1"), reads_only=True)
         assert [entry.key for entry in entries] == ["z", "x"]
+
+    # Retention
+
+    async def test_what_was_done_long_ago_is_forgotten(self, store: Store) -> None:
+        def work(tx: Tx) -> None:
+            for key, saga, state, changed_at in (
+                ("old", None, EntryState.DONE, 10.0),
+                ("young", None, EntryState.DONE, 30.0),
+                ("due", None, EntryState.DUE, 10.0),
+                ("over/1", "over", EntryState.DONE, 5.0),
+                ("over/2", "over", EntryState.DONE, 10.0),
+                ("parked/1", "parked", EntryState.DONE, 10.0),
+                ("parked/2", "parked", EntryState.PARKED, 10.0),
+                ("living/1", "living", EntryState.DONE, 10.0),
+                ("living/2", "living", EntryState.DONE, 30.0),
+            ):
+                envelope = an_envelope(key, saga=saga_ref(saga) if saga else None)
+                tx.inbox.add(Entry(key=key, handler="h", envelope=envelope, state=state, changed_at=changed_at))
+
+        await store.transact(work)
+        assert await pages(store, "forget_entries", 20.0, limit=2) >= 1
+        all_of_them = [
+            "old",
+            "young",
+            "due",
+            *(f"{saga}/{one}" for saga in ("over", "parked", "living") for one in (1, 2)),
+        ]
+        there = await store.transact(lambda tx: [key for key in all_of_them if tx.inbox.find(key)], reads_only=True)
+        assert there == ["young", "due", "parked/1", "parked/2", "living/1", "living/2"]
+        assert await pages(store, "forget_entries", 20.0, limit=2) >= 1, "again, with nothing to forget"
+
+    async def test_what_was_known_long_ago_is_forgotten_with_its_entries(self, store: Store) -> None:
+        def work(tx: Tx) -> None:
+            for saga, first, second in (("over", 5.0, 10.0), ("living", 5.0, 30.0), ("here", 5.0, 10.0)):
+                tx.known.learn("Orders", saga, RESERVED, replace(an_envelope("m-1"), time=first))
+                tx.known.learn("Orders", saga, CHARGED, replace(an_envelope("m-2"), time=second))
+            envelope = an_envelope("here", saga=saga_ref("here"))
+            tx.inbox.add(Entry(key="here", handler="h", envelope=envelope, state=EntryState.DONE, changed_at=10.0))
+
+        def known(tx: Tx) -> list[str]:
+            return [saga for saga in ("over", "living", "here") if tx.known.of("Orders", saga)]
+
+        await store.transact(work)
+        await pages(store, "forget_known", 20.0, limit=1)
+        assert await store.transact(known, reads_only=True) == ["living", "here"]
+        await pages(store, "forget_entries", 20.0, limit=1)
+        await pages(store, "forget_known", 20.0, limit=1)
+        assert await store.transact(known, reads_only=True) == ["living"]
+        again = await store.transact(lambda tx: tx.known.learn("Orders", "over", RESERVED, an_envelope("m-3")))
+        assert again == {RESERVED: an_envelope("m-3")}, "nothing of it is left at hand"
+
+    async def test_forgetting_that_is_undone_has_forgotten_nothing(self, store: Store) -> None:
+        await store.transact(lambda tx: tx.known.learn("Orders", "o-1", RESERVED, an_envelope("m-1")))
+
+        def work(tx: Tx) -> None:
+            tx.retention.forget_known(FAR_AWAY, 0, 10)
+            assert not tx.known.of("Orders", "o-1")
+            raise Broken
+
+        with pytest.raises(Broken):
+            await store.transact(work)
+        assert await store.transact(lambda tx: tx.known.of("Orders", "o-1")) == {RESERVED: an_envelope("m-1")}
 
     # Known messages
 

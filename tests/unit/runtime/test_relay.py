@@ -112,7 +112,9 @@ async def test_everything_goes_out_in_order_per_key_and_only_then_leaves_the_out
             for number in range(0, 200, 4):
                 await out.add(*everything[number : number + 4])
                 (lane,) = out.relay._lanes.values()
-                assert len(lane._held) * 2 <= lane._held_bytes <= 2 * (held + 5), "two bytes each, and a batch on its way"
+                assert len(lane._held) * 2 <= lane._held_bytes <= 2 * (held + 5), (
+                    "two bytes each, and a batch on its way"
+                )
                 assert {row.message.envelope.id for row in out.database.outbox.values()} >= set(
                     everything[: number + 4]
                 ) - set(out.wire.sent)

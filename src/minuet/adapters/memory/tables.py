@@ -21,6 +21,7 @@ from minuet.ports import (
     ParkedMessage,
     ReadModels,
     Records,
+    Retention,
 )
 
 if TYPE_CHECKING:
@@ -258,6 +259,37 @@ class MemoryRecords:
         return [replace(one) for one, ref in refs if ref and ref.name == saga and ref.id == saga_id]
 
 
+class MemoryRetention:
+    """Looks at everything at once: in memory nobody keeps so much that pages would matter."""
+
+    def __init__(self, database: MemoryDatabase) -> None:
+        self._database = database
+
+    def forget_entries(self, before: float, after: int, limit: int) -> int | None:
+        table = self._database.entries
+
+        def is_old(entry: Entry) -> bool:
+            return entry.state is EntryState.DONE and entry.changed_at < before
+
+        living = {_saga_of(entry) for entry in table.values() if not is_old(entry)} - {None}
+        for entry in [one for one in table.values() if is_old(one) and _saga_of(one) not in living]:
+            self._database.drop(table, entry.key)
+        return None
+
+    def forget_known(self, before: float, after: int, limit: int) -> int | None:
+        table = self._database.known
+        here = {_saga_of(entry) for entry in self._database.entries.values()}
+        for saga, heard in list(table.items()):
+            if saga not in here and all(one.time < before for one in heard.messages.values()):
+                self._database.drop(table, saga)
+        return None
+
+
+def _saga_of(entry: Entry) -> tuple[str, str] | None:
+    ref = entry.envelope.saga
+    return (ref.name, ref.id) if ref else None
+
+
 class MemoryTx:
     """One unit of work on the tables."""
 
@@ -269,6 +301,7 @@ class MemoryTx:
         self.parked: Parked = MemoryParked(database)
         self.read_models: ReadModels = MemoryReadModels(database)
         self.records: Records = MemoryRecords(database)
+        self.retention: Retention = MemoryRetention(database)
 
     def handle(self, wanted: type[Any]) -> Any:
         raise ConfigurationError(

@@ -6,8 +6,7 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from pydantic_core import from_json
-
+from minuet.adapters.sql.unreadable import UNREADABLE, attributes_from, unreadable_entry
 from minuet.codec import attributes_to_text, envelope_from_text
 from minuet.core.envelope import Envelope
 from minuet.core.formula import Literal
@@ -58,23 +57,27 @@ def changing(entry: Entry) -> Row:
 
 
 def entry_of(row: Row) -> Entry:
+    """The row's entry; a parked one if it cannot be read."""
     (key, handler, attributes, body, digest, state, attempts, due_at, owner, waits_for, answered, answer, error, at) = (
         row
     )
-    return Entry(
-        key=told(key),
-        handler=handler,
-        envelope=envelope_from_text(attributes, body),
-        digest=digest,
-        state=EntryState(state),
-        attempts=attempts,
-        due_at=due_at,
-        owner=owner,
-        waits_for=waits_for if waits_for is None else told(waits_for),
-        answer=envelope_from_text(answered, answer) if answered is not None else None,
-        error=told(error),
-        changed_at=at,
-    )
+    try:
+        return Entry(
+            key=told(key),
+            handler=handler,
+            envelope=envelope_from_text(attributes, body),
+            digest=digest,
+            state=EntryState(state),
+            attempts=attempts,
+            due_at=due_at,
+            owner=owner,
+            waits_for=waits_for if waits_for is None else told(waits_for),
+            answer=envelope_from_text(answered, answer) if answered is not None else None,
+            error=told(error),
+            changed_at=at,
+        )
+    except UNREADABLE as problem:
+        return unreadable_entry(told(key), handler, body, problem, at)
 
 
 def outgoing_of(row: Row) -> Outgoing:
@@ -87,7 +90,7 @@ def parked_of(row: Row) -> ParkedMessage:
     return ParkedMessage(
         id=told(message_id),
         channel=told(channel),
-        attributes=from_json(attributes),
+        attributes=attributes_from(attributes),
         body=body,
         reason=told(reason),
         parked_at=parked_at,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -22,6 +22,7 @@ from minuet.adapters.postgres.rows import (
     parked_of,
     told,
 )
+from minuet.adapters.sql.unreadable import UNREADABLE, unreadable_message
 from minuet.codec import attributes_to_text
 from minuet.core.envelope import Envelope
 from minuet.core.formula import Literal
@@ -47,6 +48,7 @@ _COLUMNS = (
 SAVE = f"""INSERT INTO minuet_inbox (saga, saga_id, {ENTRY}) VALUES ({_VALUES})
     ON CONFLICT (key) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _COLUMNS)}
     WHERE minuet_inbox.owner = $17 AND minuet_inbox.state = 'due'"""
+PARK_ENTRY = "UPDATE minuet_inbox SET state = 'parked', error = $1, owner = NULL WHERE key = $2"
 RENAME = "UPDATE minuet_inbox SET key = $1 WHERE key = $2 AND owner = $3 AND state = 'due'"
 # The plus keeps the planner from reading all of the inbox in the order of positions: few are due, and they have an
 # index.
@@ -156,10 +158,20 @@ class PostgresInbox(Table):
 
     def take(self, limit: int) -> Sequence[Entry]:
         rows = self._write_and_read(TAKE, (self._instance, self._gone(OWNERS_GONE), limit))
-        return [entry_of(row[1:]) for row in sorted(rows, key=lambda row: int(row[0]))]
+        return self._readable(row[1:] for row in sorted(rows, key=lambda row: int(row[0])))
 
     def waiting_for(self, what: str) -> Sequence[Entry]:
-        return [entry_of(row) for row in self._read(WAITING_FOR, (kept(what), self._instance))]
+        return self._readable(self._read(WAITING_FOR, (kept(what), self._instance)))
+
+    def _readable(self, rows: Iterable[Row]) -> list[Entry]:
+        """Their entries; those of due rows that cannot be read are parked, and left out."""
+        found = []
+        for entry in map(entry_of, rows):
+            if entry.state is EntryState.PARKED:
+                self._write(PARK_ENTRY, (kept(entry.error), kept(entry.key)))
+            else:
+                found.append(entry)
+        return found
 
     def release(self) -> None:
         self._write(RELEASE, (self._instance,))
@@ -212,11 +224,25 @@ class PostgresOutbox(Table):
     def take(self, limit: int) -> Sequence[Outgoing]:
         self.write()
         rows = self._write_and_read(TAKE_SENDING, (self._instance, self._gone(SENDERS_GONE), limit))
-        return [outgoing_of(row) for row in sorted(rows, key=lambda row: int(row[0]))]
+        return self._readable(sorted(rows, key=lambda row: int(row[0])), parks=True)
 
     def mine(self, limit: int, after: int) -> Sequence[Outgoing]:
         self.write()
-        return [outgoing_of(row) for row in self._read(MINE, (self._instance, after, limit))]
+        return self._readable(self._read(MINE, (self._instance, after, limit)), parks=False)
+
+    def _readable(self, rows: Iterable[Row], *, parks: bool) -> list[Outgoing]:
+        """What cannot be read is left out; who takes it over parks it."""
+        found = []
+        for row in rows:
+            try:
+                found.append(outgoing_of(row))
+            except UNREADABLE as error:
+                if not parks:
+                    continue
+                position, channel, attributes, body = row
+                self._write(PARK, parked_row(unreadable_message(position, told(channel), attributes, body, error)))
+                self._write(SENT, ([position],))
+        return found
 
     def mark(self) -> tuple[int, int]:
         return len(self._added), len(self._positions)
@@ -244,11 +270,15 @@ class PostgresOutbox(Table):
         return [Outgoing(position, *added) for position, added in zip(self._positions, self._added, strict=True)]
 
 
+def parked_row(message: ParkedMessage) -> Row:
+    attributes = json.dumps(dict(message.attributes))
+    row = (kept(message.id), kept(message.channel), attributes, message.body, kept(message.reason))
+    return (*row, message.parked_at)
+
+
 class PostgresParked(Table):
     def add(self, message: ParkedMessage) -> None:
-        attributes = json.dumps(dict(message.attributes))
-        row = (kept(message.id), kept(message.channel), attributes, message.body, kept(message.reason))
-        self._write(PARK, (*row, message.parked_at))
+        self._write(PARK, parked_row(message))
 
     def get(self, message_id: str) -> ParkedMessage | None:
         rows = self._read(PARKED, (kept(message_id),))

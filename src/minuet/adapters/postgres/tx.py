@@ -13,9 +13,10 @@ from minuet.adapters.postgres import tables
 from minuet.adapters.postgres.connection import Connection
 from minuet.adapters.postgres.failures import Interrupted, NeedsCare, TransactionEnded, interruption
 from minuet.adapters.postgres.handle import PostgresHandle
+from minuet.adapters.postgres.retention import PostgresRetention
 from minuet.app import Database
 from minuet.core.errors import ConfigurationError
-from minuet.ports import Inbox, KnownMessages, Outbox, Outgoing, Parked, ReadModels, Records
+from minuet.ports import Inbox, KnownMessages, Outbox, Outgoing, Parked, ReadModels, Records, Retention
 
 if TYPE_CHECKING:
     from minuet.adapters.sql.handles import SqlAlchemyHandles
@@ -94,6 +95,7 @@ class PostgresTx:
         self.parked: Parked = tables.PostgresParked(*shared)
         self.read_models: ReadModels = tables.PostgresReadModels(*shared)
         self.records: Records = tables.PostgresRecords(*shared)
+        self.retention: Retention = PostgresRetention(*shared)
         self.handed_out = False
         self._connection = connection
         self._database = PostgresHandle(connection)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from pydantic_core import from_json
-
+from minuet.adapters.sql.unreadable import UNREADABLE, attributes_from, unreadable_entry
 from minuet.codec import attributes_to_text, envelope_from_text
 from minuet.core.formula import Literal
 from minuet.ports import Entry, EntryState, Outgoing, ParkedMessage
@@ -46,25 +45,29 @@ def changing(entry: Entry) -> Row:
 
 
 def entry_of(row: Row) -> Entry:
+    """The row's entry; a parked one if it cannot be read."""
     (key, handler, attributes, body, digest, state, attempts, due_at, owner, waits_for, answered, answer, error, at) = (
         row
     )
-    envelope = envelope_from_text(attributes, body)
-    return Entry(
-        key=key,
-        handler=handler,
-        envelope=envelope,
-        written=envelope,
-        digest=digest,
-        state=EntryState(state),
-        attempts=attempts,
-        due_at=due_at,
-        owner=owner,
-        waits_for=waits_for,
-        answer=envelope_from_text(answered, answer) if answered is not None else None,
-        error=error,
-        changed_at=at,
-    )
+    try:
+        envelope = envelope_from_text(attributes, body)
+        return Entry(
+            key=key,
+            handler=handler,
+            envelope=envelope,
+            written=envelope,
+            digest=digest,
+            state=EntryState(state),
+            attempts=attempts,
+            due_at=due_at,
+            owner=owner,
+            waits_for=waits_for,
+            answer=envelope_from_text(answered, answer) if answered is not None else None,
+            error=error,
+            changed_at=at,
+        )
+    except UNREADABLE as problem:
+        return unreadable_entry(key, handler, body, problem, at)
 
 
 def outgoing_of(row: Row) -> Outgoing:
@@ -75,7 +78,12 @@ def outgoing_of(row: Row) -> Outgoing:
 def parked_of(row: Row) -> ParkedMessage:
     message_id, channel, attributes, body, reason, parked_at = row
     return ParkedMessage(
-        id=message_id, channel=channel, attributes=from_json(attributes), body=body, reason=reason, parked_at=parked_at
+        id=message_id,
+        channel=channel,
+        attributes=attributes_from(attributes),
+        body=body,
+        reason=reason,
+        parked_at=parked_at,
     )
 
 

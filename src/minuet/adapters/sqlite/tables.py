@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from minuet.adapters.sql.unreadable import UNREADABLE, unreadable_message
 from minuet.adapters.sqlite.rows import (
     CHANGING,
     ENTRY,
@@ -31,6 +32,7 @@ _WRITTEN = ("attributes", "body", *CHANGING)
 SAVE = f"""INSERT INTO minuet_inbox (saga, saga_id, {ENTRY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (key) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _WRITTEN)}
     WHERE minuet_inbox.owner = ? AND minuet_inbox.state = 'due'"""
+PARK_ENTRY = "UPDATE minuet_inbox SET state = 'parked', error = ?, owner = NULL WHERE key = ?"
 RENAME = "UPDATE minuet_inbox SET key = ? WHERE key = ? AND owner = ? AND state = 'due'"
 # The plus keeps SQLite from reading the whole inbox in the order of positions: few are due, and they have an index.
 TAKE = f"""UPDATE minuet_inbox SET owner = ? WHERE position IN (
@@ -131,10 +133,20 @@ class SqliteInbox(Table):
 
     def take(self, limit: int) -> Sequence[Entry]:
         rows = self._execute(TAKE, (self._instance, self._gone_owners(OWNERS), limit)).fetchall()
-        return [entry_of(row[1:]) for row in sorted(rows, key=lambda row: int(row[0]))]
+        return self._readable(row[1:] for row in sorted(rows, key=lambda row: int(row[0])))
 
     def waiting_for(self, what: str) -> Sequence[Entry]:
-        return [entry_of(row) for row in self._execute(WAITING_FOR, (what, self._instance)).fetchall()]
+        return self._readable(self._execute(WAITING_FOR, (what, self._instance)).fetchall())
+
+    def _readable(self, rows: Iterable[Row]) -> list[Entry]:
+        """Their entries; those of due rows that cannot be read are parked, and left out."""
+        found = []
+        for entry in map(entry_of, rows):
+            if entry.state is EntryState.PARKED:
+                self._execute(PARK_ENTRY, (entry.error, entry.key))
+            else:
+                found.append(entry)
+        return found
 
     def release(self) -> None:
         self._execute(RELEASE, (self._instance,))
@@ -193,6 +205,10 @@ class SqliteKnown(Table):
     def forget(self) -> None:
         self._at_hand.clear()
 
+    def drop(self, saga: str, saga_id: str) -> None:
+        """It is no longer in the table."""
+        self._at_hand.pop((saga, saga_id), None)
+
     def unlearn(self) -> None:
         """Something of this transaction is undone.
 
@@ -231,11 +247,25 @@ class SqliteOutbox(Table):
     def take(self, limit: int) -> Sequence[Outgoing]:
         self.write()
         rows = self._execute(TAKE_SENDING, (self._instance, self._gone_owners(SENDERS), limit)).fetchall()
-        return [outgoing_of(row) for row in sorted(rows)]
+        return self._readable(sorted(rows), parks=True)
 
     def mine(self, limit: int, after: int) -> Sequence[Outgoing]:
         self.write()
-        return [outgoing_of(row) for row in self._execute(MINE, (self._instance, after, limit)).fetchall()]
+        return self._readable(self._execute(MINE, (self._instance, after, limit)).fetchall(), parks=False)
+
+    def _readable(self, rows: Iterable[Row], *, parks: bool) -> list[Outgoing]:
+        """What cannot be read is left out; who takes it over parks it."""
+        found = []
+        for row in rows:
+            try:
+                found.append(outgoing_of(row))
+            except UNREADABLE as error:
+                if not parks:
+                    continue
+                position, channel, attributes, body = row
+                self._execute(PARK, parked_row(unreadable_message(position, channel, attributes, body, error)))
+                self._execute(SENT, (position,))
+        return found
 
     def mark(self) -> tuple[int, int]:
         return len(self._added), len(self._positions)
@@ -262,11 +292,14 @@ class SqliteOutbox(Table):
         return outgoing
 
 
+def parked_row(message: ParkedMessage) -> Row:
+    attributes = json.dumps(dict(message.attributes))
+    return (message.id, message.channel, attributes, message.body, message.reason, message.parked_at)
+
+
 class SqliteParked(Table):
     def add(self, message: ParkedMessage) -> None:
-        attributes = json.dumps(dict(message.attributes))
-        row = (message.id, message.channel, attributes, message.body, message.reason, message.parked_at)
-        self._execute(PARK, row)
+        self._execute(PARK, parked_row(message))
 
     def get(self, message_id: str) -> ParkedMessage | None:
         rows = self._execute(PARKED, (message_id,)).fetchall()
