@@ -160,6 +160,13 @@ class Observer:
                 return await self._view(candidate, saga_id, seen)
         raise NotFound(f"no service here has heard of a saga {saga_id!r}")
 
+    async def beginning(self, name: str, saga_id: str) -> Event | None:
+        """The event that began the saga; None if nobody has heard of it."""
+        envelope = (await self._seen(name, saga_id)).known.get(BEGUN)
+        event = envelope and self.codec.decode(envelope)
+        assert event is None or isinstance(event, Event)
+        return event
+
     async def status(self, name: str, saga_id: str) -> Status | None:
         """Where the saga is; None if nobody has heard of it."""
         seen = await self._seen(name, saga_id)

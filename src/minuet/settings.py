@@ -95,7 +95,7 @@ class Orchestration(BaseModel):
 
 
 class Reconciliation(BaseModel):
-    """How a process that runs the whole app looks for messages that brokers have lost. Others: `minuet sagas reconcile`."""
+    """How a process that runs the whole app looks for what brokers have lost. For others: `minuet sagas reconcile`."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app": {"core", "app"},
     "settings": {"core", "settings"},
     "runtime": {"core", "codec", "ports", "app", "runtime"},
-    "doors": {"core", "codec", "ports", "app", "runtime", "doors"},
+    "doors": {"core", "codec", "ports", "app", "runtime", "observer", "doors"},
     "adapters": {"core", "codec", "ports", "app", "adapters"},
     "observer": {"core", "codec", "ports", "app", "observer"},
     # A simulation runs the real wiring on adapters of its own.

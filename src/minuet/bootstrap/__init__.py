@@ -14,10 +14,9 @@ from minuet.bootstrap.wiring import Wiring
 from minuet.core.errors import NotFound
 from minuet.observer import Observer
 from minuet.ports import Clock, Delivery, Ids, Tx
-from minuet.runtime.reconciler import Reconciler
 from minuet.settings import Settings
 
-__all__ = ["System", "everything", "hear_again", "reconciling", "running", "stored"]
+__all__ = ["System", "everything", "hear_again", "outside", "running", "stored"]
 
 
 @asynccontextmanager
@@ -71,10 +70,10 @@ async def stored(app: App, settings: Settings) -> AsyncIterator[Observer]:
 
 
 @asynccontextmanager
-async def reconciling(app: App, settings: Settings) -> AsyncIterator[Reconciler]:
-    """Open what the services of a deployment have stored, to compare what was told with what was heard.
+async def outside(app: App, settings: Settings) -> AsyncIterator[System]:
+    """The app as somebody sees it who runs none of it: to begin sagas, and to hand over what was lost.
 
-    None of them is run: what is handed over waits for a process that runs its service.
+    What is written waits for a process that runs the service.
 
     Raises:
         ConfigurationError: there is nothing that another process can see.
@@ -82,7 +81,7 @@ async def reconciling(app: App, settings: Settings) -> AsyncIterator[Reconciler]
     system = System(app, settings, everything(app), SystemClock(), SystemIds())
     async with AsyncExitStack() as stack:
         await Wiring(system, stack).open_unconnected()
-        yield system.reconciler()
+        yield system
 
 
 async def hear_again(

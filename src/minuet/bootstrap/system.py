@@ -12,7 +12,7 @@ from minuet.app import App
 from minuet.codec import Codec, remember
 from minuet.core.coordinator import Status, is_last
 from minuet.core.envelope import Envelope
-from minuet.core.errors import ConfigurationError
+from minuet.core.errors import ConfigurationError, Conflict
 from minuet.core.messages import Command, Event, Query, View, name_of
 from minuet.core.saga import COMPENSATED, COMPLETED
 from minuet.observer import Observer
@@ -72,6 +72,24 @@ class System:
         event = self.codec.decode(answer)
         assert isinstance(event, Event)
         return event
+
+    async def begin(self, event: Event) -> bool:
+        """Begin the sagas that this event begins; it is published like any other. False: it has begun them before.
+
+        Raises:
+            Conflict: another event has, as far as the services of this process know.
+            ConfigurationError: no saga begins with it, or the orchestrator runs elsewhere.
+        """
+        begun = [saga for saga in self.app.current_sagas.values() if isinstance(event, saga.begins_with)]
+        if not begun:
+            raise ConfigurationError(f"no saga of app {self.app.name} begins with {name_of(event)}")
+        place = self._place(ORCHESTRATOR)
+        known = [await self.observer.beginning(saga.name, str(getattr(event, saga.key))) for saga in begun]
+        for saga, first in zip(begun, known, strict=True):
+            if first is not None and first != event:
+                saga_id = getattr(event, saga.key)
+                raise Conflict(f"{saga.name} {saga_id} was begun with other content; nothing was done")
+        return False if all(known) else await place.begin_with(event)
 
     async def ask(self, query: Query) -> View:
         """The query's view. Raises NotFound."""

@@ -146,6 +146,7 @@ class Wiring:
     async def open_unconnected(self) -> None:
         """Places that begin nothing and are connected to nothing but their stores, where there is one."""
         await self.open_stored()
+        self.parts.transports(channels_of(self.app))  # made, for what they can carry; connected to nothing
         for name in self.system.stores:
             reactor = Reactor(self.app, self.system.codec, self.system.clock, name, self.coordination_of)
             place = self.system.places[name] = self._place(name, reactor, Directory({}, None))
@@ -256,6 +257,7 @@ class Wiring:
     async def serve(self) -> None:
         """Answer HTTP for the services of this process, and let the other processes know where."""
         from minuet.doors.http import http_app
+        from minuet.doors.sagas import SagasDoor
         from minuet.doors.server import serve
 
         mounted = {
@@ -267,7 +269,10 @@ class Wiring:
             if hasattr(one, "router"):  # a web framework does not open what is mounted into another application
                 await self.stack.enter_async_context(one.router.lifespan_context(one))
         desks = {name: place for name, place in self.system.places.items() if name != ORCHESTRATOR}
-        asgi = http_app(self.app, desks, self.system.codec, self.system.clock, self.system.ids, mounted)
+        sagas = None
+        if ORCHESTRATOR in self.system.places:
+            sagas = SagasDoor(self.app.current_sagas, self.system, self.system.observer)
+        asgi = http_app(self.app, desks, self.system.codec, self.system.clock, self.system.ids, mounted, sagas)
         self.system.url = await self.stack.enter_async_context(serve(asgi, self.settings.host, self.settings.port))
         self.stack.callback(self.system.deployment.close)
         self.system.deployment.announce(self.system.url)

@@ -59,7 +59,7 @@ def reconcile(
         raise typer.BadParameter("goes with neither an ID nor --check", param_hint="--every")
 
     async def look() -> list[Missed]:
-        from minuet.bootstrap import reconciling
+        from minuet.bootstrap import outside
 
         settings = load_settings(config, data=data)
         chosen = settings.reconciliation
@@ -67,7 +67,8 @@ def reconcile(
         if saga:
             find_saga(found_app, saga)
         after_s = chosen.after_s if after is None else after
-        async with reconciling(found_app, settings) as reconciler:
+        async with outside(found_app, settings) as system:
+            reconciler = system.reconciler()
             if saga_id:
                 names = [saga] if saga else list(found_app.current_sagas)
                 return await _one(reconciler, names, saga_id, after_s, check)

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from minuet.cli.loading import AppOption, ConfigOption, DataOption, JsonOption, find_saga, observing, run_async
+from minuet.cli.loading import (
+    AppOption,
+    ConfigOption,
+    DataOption,
+    JsonOption,
+    find_saga,
+    load_app,
+    load_settings,
+    observing,
+    remembered_app,
+    run_async,
+)
 from minuet.cli.reconcile import reconcile
 from minuet.cli.tables import console, count, in_one_line, moment, print_json, status_text, table
 
@@ -91,6 +102,46 @@ def _print_list(views: list[SagaView], limit: int) -> None:
             screen.print(Text.assemble(f"{in_one_line(view.id)} waits for ", waits[id(view)]))
     if len(views) == limit:
         screen.print(f"the newest {limit}; more with --limit", style="dim")
+
+
+@app.command("begin")
+def begin_saga(
+    saga: Annotated[str, typer.Argument(metavar="SAGA", help="Its name.")],
+    body: Annotated[str, typer.Option("--body", metavar="JSON", help="What the event that begins it says.")],
+    app: AppOption = None,
+    data: DataOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Begin a saga with its event, as if a service had told it. The same again is the same saga.
+
+    Example: minuet sagas begin OrderProcessing --body '{"orderId": "o1", "customerId": "c1", "items": ["ITEM001"]}'
+    """
+
+    async def begin() -> tuple[str, bool]:
+        from pydantic import ValidationError
+
+        from minuet.bootstrap import outside
+        from minuet.codec import explain
+        from minuet.core.errors import MessageError
+
+        settings = load_settings(config, data=data)
+        found = load_app(app or remembered_app(settings.data))
+        definition = find_saga(found, saga)
+        try:
+            event = definition.begins_with.model_validate_json(body, by_alias=True, by_name=False)
+        except ValidationError as error:
+            raise MessageError(f"--body is no {definition.begins_with.__name__}: {explain(error)}") from None
+        async with outside(found, settings) as system:
+            return str(getattr(event, definition.key)), await system.begin(event)
+
+    saga_id, is_new = run_async(begin)
+    if as_json:
+        print_json({"saga": saga, "id": saga_id, "begun": is_new})
+    elif is_new:
+        typer.echo(in_one_line(f"{saga} {saga_id} has begun; whoever runs the services goes on with it"))
+    else:
+        typer.echo(in_one_line(f"{saga} {saga_id} was begun with the same content before"))
 
 
 @app.command("show")

@@ -44,7 +44,8 @@ KEY_MAX = 255
 PARAMETERS_MAX = 100
 _ONCE = frozenset({"idempotency-key", "content-type", "content-encoding", "traceparent"})
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-_JSON_TYPE = re.compile(r'application/json\s*(;\s*charset\s*=\s*"?utf-?8"?\s*)?;?\s*', re.IGNORECASE)
+# No two runs of spaces beside each other: of a long one in a header, each split between the two would be tried.
+_JSON_TYPE = re.compile(r'application/json\s*(?:;\s*(?:charset\s*=\s*"?utf-?8"?\s*(?:;\s*)?)?)?', re.IGNORECASE)
 
 
 class CommandEndpoint:

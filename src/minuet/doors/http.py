@@ -2,6 +2,7 @@
 
 POST /orders                    a command: 200 or 202 with the event that answers it, 409 with the refusal
 GET /orders/{order_id}          a query: 200 with the view, 404
+GET /sagas  /sagas/{id}         what became of sagas; POST /sagas/<name> begins one: see `minuet.doors.sagas`
 GET /health  /openapi.json  /docs
 /<service>/...                  what the service itself mounts
 """
@@ -23,9 +24,11 @@ from minuet.codec import Codec
 from minuet.codec_http import PROBLEM_JSON, problem
 from minuet.core.errors import DefinitionError
 from minuet.core.messages import Command, HttpRoute, Message, Query, name_of
+from minuet.core.saga import Saga
 from minuet.doors.endpoints import CommandEndpoint, QueryEndpoint
 from minuet.doors.openapi import document_of
 from minuet.doors.routing import Asked, Endpoint, PathRoute, Reply, instance_of, segments_of
+from minuet.doors.sagas import SagasDoor
 from minuet.ports import Clock, Ids
 from minuet.runtime.desk import Desk
 
@@ -36,7 +39,7 @@ _KINDS = {404: ("no-such-route", "No such route"), 405: ("method-not-allowed", "
 class Doors(FastAPI):
     """The application. Its OpenAPI document is made from the contract when somebody asks for it."""
 
-    def __init__(self, name: str, messages: list[type[Command] | type[Query]]) -> None:
+    def __init__(self, name: str, messages: list[type[Command] | type[Query]], sagas: list[Saga]) -> None:
         super().__init__(
             title=name,
             redoc_url=None,
@@ -45,10 +48,11 @@ class Doors(FastAPI):
             exception_handlers={HTTPException: _tell_http_error, Exception: _tell_unexpected_error},
         )
         self.messages = messages
+        self.sagas = sagas
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
-            self.openapi_schema = document_of(self.title, self.messages)
+            self.openapi_schema = document_of(self.title, self.messages, self.sagas)
         return self.openapi_schema
 
 
@@ -59,11 +63,13 @@ def http_app(
     clock: Clock,
     ids: Ids,
     mounted: Mapping[str, ASGIApp],
+    sagas: SagasDoor | None = None,
 ) -> FastAPI:
     """The ASGI application of those of the app's services that have a desk.
 
     Args:
         desks: by service.
+        sagas: where sagas can be begun and looked at.
         mounted: applications of the services' own, each served under ``/<service>``, behind the contract's addresses.
 
     Raises:
@@ -75,7 +81,7 @@ def http_app(
         route = message.__contract__.http
         assert route is not None
         methods = table.setdefault(_shape(route), {})
-        if route.method in methods or route.path in OWN_PATHS:
+        if route.method in methods or route.path in OWN_PATHS or route.path.split("/")[1] == "sagas":
             other = name_of(methods[route.method][0]) if route.method in methods else "minuet itself"
             raise DefinitionError(
                 f"{name_of(message)} and {other} both want {route.method} {route.path}; give one another path"
@@ -86,13 +92,15 @@ def http_app(
         else:
             methods[route.method] = message, QueryEndpoint(message, desk)
 
-    doors = Doors(app.name, messages)
+    doors = Doors(app.name, messages, list(sagas.sagas.values()) if sagas else [])
     routes = [PathRoute("/health", {"GET": _health(desks)})]
     # Where a path fits two templates, the one whose words come first wins: /orders/recent before /orders/{id}.
     for shape, methods in sorted(table.items(), key=lambda item: tuple((part == "{}", part) for part in item[0])):
         path = next(iter(methods.values()))[0].__contract__.http
         assert path is not None, shape
         routes.append(PathRoute(path.path, {method: endpoint for method, (_, endpoint) in methods.items()}))
+    if sagas is not None:
+        routes += sagas.routes()
     doors.router.routes[:0] = routes
     for service, asgi in mounted.items():
         doors.mount(f"/{service}", asgi)

@@ -13,6 +13,8 @@ from pydantic_core import to_json
 from minuet.codec_http import JSON, PROBLEM_JSON, PROBLEM_TYPE, REFUSAL_TYPE, aliases_of, refusal_problem, words_of
 from minuet.core.envelope import Envelope
 from minuet.core.messages import Command, Event, Message, Query, Refusal, StepRefused, name_of, refusals, successes
+from minuet.core.saga import Saga
+from minuet.doors import openapi_sagas
 
 SCHEMAS = "#/components/schemas/"
 Json = dict[str, Any]
@@ -87,8 +89,12 @@ _HEALTH: Json = {
 }
 
 
-def document_of(title: str, messages: Iterable[type[Command] | type[Query]]) -> Json:
-    """The whole document."""
+def document_of(title: str, messages: Iterable[type[Command] | type[Query]], sagas: Iterable[Saga] = ()) -> Json:
+    """The whole document.
+
+    Args:
+        sagas: those that can be begun and looked at here.
+    """
     messages = list(messages)
     schemas = _Schemas(messages)
     paths: dict[str, Json] = {"/health": {"get": _HEALTH}}
@@ -97,6 +103,10 @@ def document_of(title: str, messages: Iterable[type[Command] | type[Query]]) -> 
         assert route is not None
         operation = _command(message, schemas) if issubclass(message, Command) else _query(message, schemas)
         paths.setdefault(path_of(message), {})[route.method.lower()] = operation
+    sagas = list(sagas)
+    if sagas:
+        paths |= openapi_sagas.paths_of(sagas)
+        schemas.components |= openapi_sagas.SCHEMAS
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "version": "1", "description": "Made from the messages by minuet."},

@@ -24,11 +24,12 @@ from urllib.parse import quote
 
 from minuet.app import Handler, IdempotencyKey, NewId, Now, ReadModel
 from minuet.codec import HOPS_MAX, STRANGER, Codec, digest_of, explain, remember, view_to_bytes
+from minuet.core.compile import BEGUN
 from minuet.core.envelope import Envelope
 from minuet.core.errors import Conflict, DefinitionError, MessageError, NotYet, Rejected
 from minuet.core.messages import Command, Event, Message, Refusal, StepRefused, channel_of, name_of, refusals
 from minuet.core.retry import RetryPolicy
-from minuet.core.saga import COMPENSATED, COMPLETED
+from minuet.core.saga import BEGIN, COMPENSATED, COMPLETED
 from minuet.ports import Clock, Delivery, Entry, EntryState, Ids, ParkedMessage, Subscription, Tx
 from minuet.runtime.reactor import Reactor, business_key, step_key
 
@@ -211,6 +212,32 @@ class Participant:
                 parked_at=self.clock.now(),
             )
         )
+
+    # -- sagas begun by somebody outside ---------------------------------------------------------------------------
+
+    def begin(self, tx: Tx, event: Event, after: After) -> bool:
+        """Publish the event, which begins sagas, in this place's name. False: the same has begun them before.
+
+        Raises:
+            Conflict: one of them was begun by another event.
+            MessageError: no saga begins with it, or it is too large.
+        """
+        begins = self.reactor.begun_by(event)
+        if not begins:
+            raise MessageError(f"no saga begins with {name_of(event)}")
+        known = [tx.known.of(ref.name, ref.id).get(BEGUN) for ref in begins]
+        for ref, envelope in zip(begins, known, strict=True):
+            if envelope is not None and self.codec.decode(envelope) != event:
+                raise Conflict(f"{ref.name} {ref.id} was begun with other content; nothing was done")
+        if all(known):
+            return False
+        key = f"{begins[0].name}/{begins[0].id}"
+        told = Envelope(id=f"{key}/{BEGIN}", type=name_of(event), source=self.place, time=self.clock.now(), body=b"")
+        envelope = self.envelope_for(event, Entry(key=f"{key}/{BEGIN}", handler="", envelope=told), 0)
+        tx.outbox.add(channel_of(event), envelope)
+        self.reactor.remember_begun(tx, envelope)
+        self._learn(tx, envelope, event, after)
+        return True
 
     # -- commands handed in by somebody who waits for the answer -------------------------------------------------------
 

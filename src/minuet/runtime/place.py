@@ -138,6 +138,17 @@ class Place:
                 log.warning("%s: cannot keep what it is asked: %s", self.name, problem)
                 raise NotYet(f"{self.name} cannot keep anything now; ask again with the same key") from problem
 
+    async def begin_with(self, event: Event) -> bool:
+        """Begin the sagas that this event begins, in this place's name. False: the same has begun them before.
+
+        Raises:
+            Conflict: another one has.
+        """
+        after = After(depth=DEPTH_MAX)
+        is_new = await self.store.transact(lambda tx: self.participant.begin(tx, event, after))
+        self.follow_up(after)
+        return is_new
+
     async def read(self, query: Query) -> View:
         """See `minuet.runtime.desk.Desk.read`."""
         handler = self.queries.get(type(query))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from minuet import App, Settings, System, running
-from minuet.bootstrap import reconciling
+from minuet.bootstrap import outside
 from minuet.bootstrap.parts import Adapters
 from minuet.core.projection import Coordination
 from minuet.ports import Outgoing, Transport
@@ -125,8 +125,8 @@ async def test_another_process_hands_over_what_those_at_work_take_up(tmp_path: P
     app = order_app()
     async with lossy(lambda one: one.envelope.type == "Placed", "choreography", tmp_path) as system:
         await place(system, "o1")
-        async with reconciling(app, Settings(data=tmp_path, channels={"*": "memory:"})) as elsewhere:
-            found = await elsewhere.look(after_s=0.0, back_s=60.0)
+        async with outside(app, Settings(data=tmp_path, channels={"*": "memory:"})) as elsewhere:
+            found = await elsewhere.reconciler().look(after_s=0.0, back_s=60.0)
         assert sorted(one.place for one in found) == ["billing", "stock"]
         async with asyncio.timeout(10):
             await system.ended(SAGA, "o1")
