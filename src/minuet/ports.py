@@ -110,6 +110,12 @@ class Inbox(Protocol):
         This is the fence: an instance that was taken for dead cannot overwrite what its successor did.
         """
 
+    def settle(self, entry: Entry) -> bool:
+        """Write what came of it, whoever owns it. False, and nothing changed, if it is done, or not there.
+
+        For what is decided elsewhere; an owner that works on it finds that it has lost it.
+        """
+
     def rename(self, entry: Entry, key: str) -> bool:
         """Give this instance's due entry another key, which nothing has yet. False as for `save`."""
 

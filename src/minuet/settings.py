@@ -83,15 +83,25 @@ class _Layer:
         )
 
 
+Way = Literal["local", "http", "commands"]
+WAYS: tuple[str, ...] = ("local", "http", "commands")
+
+
 class Orchestration(BaseModel):
-    """How the conductor works."""
+    """How the conductor works.
+
+    Attributes:
+        participants: how they are asked, if ``[participants]`` says nothing else of one: ``local``, in process where
+            the service runs here, else over HTTP; ``http``, always over HTTP; ``commands``, by a message on the
+            channel ``<service>.commands``, answered by the event that everybody hears.
+        ask_again_s: after how long a participant that was asked by a message and is silent is asked again.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     engine: Literal["embedded"] = "embedded"
-    participants: Literal["local", "http"] = Field(
-        "local", description="local: in process where the service runs here, else over HTTP. http: always over HTTP."
-    )
+    participants: Way = "local"
+    ask_again_s: float = Field(30.0, gt=0)
 
 
 class Reconciliation(BaseModel):
@@ -127,7 +137,8 @@ class Settings(BaseSettings):
             ``redis://host/0``; see docs/adapters.
         provision: make what is missing in PostgreSQL and on brokers, at the start. Without it tables, topics and queues
             are only checked, and made by ``minuet store migrate`` and ``minuet topology apply``. Files are always made.
-        participants: per service, the URL of one that is not found through ``data``.
+        participants: per service, the URL of one that is not found through ``data``; or how the orchestrator asks it,
+            as `Orchestration` says.
         reconciliation: how often it is looked for messages that were told and never heard.
         retention: how long sagas that are over, and the marks of what was done, are kept; by default for ever.
         app: the app's own settings, handed to its providers.
@@ -183,6 +194,12 @@ class Settings(BaseSettings):
         except ValidationError as error:
             wrong = (_in_words(one, layers) for one in error.errors())
             raise ConfigurationError("; ".join(dict.fromkeys(wrong))) from error
+
+
+def way_of(settings: Settings, service: str) -> str:
+    """How the orchestrator asks the service: ``local``, ``http`` or ``commands``."""
+    given = settings.participants.get(service, "")
+    return given if given in WAYS else settings.orchestration.participants
 
 
 def writable(data: Path) -> Path:

@@ -21,7 +21,7 @@ from minuet.runtime.place import Place
 from minuet.runtime.reactor import ORCHESTRATOR
 from minuet.runtime.reconciler import Reconciler
 from minuet.runtime.worker import Worker
-from minuet.settings import Settings, spelled
+from minuet.settings import WAYS, Settings, spelled
 
 
 class System:
@@ -155,7 +155,7 @@ class LocalDeployment:
     def url_of(self, service: str) -> str:
         """See `minuet.app.Deployment.url_of`."""
         configured = self._system.settings.participants.get(service)
-        if configured:
+        if configured and configured not in WAYS:
             return configured.rstrip("/")
         if service in self._system.services and self._system.url:
             return self._system.url

@@ -21,7 +21,6 @@ from minuet.bootstrap.wiring import Wiring, wired
 from minuet.core.errors import ConfigurationError
 from minuet.core.messages import Event, StepRefused, name_of
 from minuet.ports import Ids, Subscription
-from minuet.runtime.reactor import Reactor
 from minuet.settings import Settings
 
 CONNECT_S = 6.0
@@ -209,7 +208,8 @@ class Servers(Transports):
 
     def __init__(self, wiring: Wiring) -> None:
         super().__init__(wiring.settings, wiring.system.clock, wiring.system.ids)
-        self.places: Mapping[str, Place] = {channel: self.place_of(channel) for channel in channels_of(wiring.app)}
+        channels = channels_of(wiring.app, wiring.settings)
+        self.places: Mapping[str, Place] = {channel: self.place_of(channel) for channel in channels}
 
     def without_topology(self) -> list[str]:
         """Those on which there is nothing to make."""
@@ -236,10 +236,7 @@ def _name(place: Place) -> str:
 
 def _subscriptions(wiring: Wiring) -> list[Subscription]:
     """What the group of each service, and of the orchestrator, wants to hear; without those that want nothing."""
-    system = wiring.system
-    reactors = (
-        Reactor(wiring.app, system.codec, system.clock, name, wiring.coordination_of) for name in everything(wiring.app)
-    )
+    reactors = map(wiring.reactor, everything(wiring.app))
     wanted = (reactor.subscription(wiring.models_of(reactor)) for reactor in reactors)
     return [one for one in wanted if one.wanted]
 

@@ -14,7 +14,8 @@ from minuet.bootstrap.extras import extra
 from minuet.core.errors import ConfigurationError
 from minuet.core.messages import Event, StepRefused
 from minuet.ports import Clock, Ids, Transport
-from minuet.settings import Settings, writable
+from minuet.runtime.reactor import commands_channel
+from minuet.settings import Settings, way_of, writable
 
 
 class Kind(NamedTuple):
@@ -183,8 +184,15 @@ def shown(url: str) -> str:
     return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2].rstrip('/')}"
 
 
-def channels_of(app: App) -> list[str]:
-    """Every channel on which a service of the app publishes."""
+def channels_of(app: App, settings: Settings) -> list[str]:
+    """Every channel on which a service of the app, or the orchestrator, publishes."""
     events = (one for one in app.messages() if issubclass(one, Event) and one is not StepRefused)
     refused = (f"{rule.service}.refused" for saga in app.sagas for rule in saga.rules.every)
-    return list(dict.fromkeys((*(event.__contract__.channel for event in events), *refused)))
+    commands = (commands_channel(service) for service in commanded_in(app, settings))
+    return list(dict.fromkeys((*(event.__contract__.channel for event in events), *refused, *commands)))
+
+
+def commanded_in(app: App, settings: Settings) -> list[str]:
+    """The services that the orchestrator asks by messages."""
+    asked = dict.fromkeys(rule.service for saga in app.sagas for rule in saga.rules.every)
+    return [service for service in asked if way_of(settings, service) == "commands"]

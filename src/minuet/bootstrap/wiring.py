@@ -13,21 +13,21 @@ from minuet.app import App, Handler, Service
 from minuet.bootstrap.parts import Adapters, Parts
 from minuet.bootstrap.stores import Stores
 from minuet.bootstrap.system import System, chosen, everything
-from minuet.bootstrap.transports import channels_of
+from minuet.bootstrap.transports import channels_of, commanded_in
 from minuet.core.errors import ConfigurationError, MessageError
 from minuet.core.messages import name_of
 from minuet.core.projection import Coordination
 from minuet.ports import Transport
 from minuet.runtime.directory import Directory, Elsewhere
 from minuet.runtime.gather import Gatherer
-from minuet.runtime.orchestrator import Orchestrator, asking_handlers
+from minuet.runtime.orchestrator import AsksByMessages, Orchestrator, asking_handlers
 from minuet.runtime.participant import REACTION, Participant
 from minuet.runtime.place import Place
 from minuet.runtime.pruner import Pruner
 from minuet.runtime.reactor import ORCHESTRATOR, Reactor
 from minuet.runtime.relay import Relay
 from minuet.runtime.worker import Worker
-from minuet.settings import Settings
+from minuet.settings import Settings, way_of
 
 log = logging.getLogger("minuet")
 
@@ -71,6 +71,13 @@ class Wiring:
     def coordination_of(self, saga: str) -> Coordination:
         return self.settings.coordination.get(saga, Coordination.CHOREOGRAPHY)
 
+    def way_of(self, service: str) -> str:
+        return way_of(self.settings, service)
+
+    def reactor(self, name: str) -> Reactor:
+        commanded = commanded_in(self.app, self.settings)
+        return Reactor(self.app, self.system.codec, self.system.clock, name, self.coordination_of, commanded)
+
     def warn_of_absent(self) -> None:
         """A step for a service that nobody may run would wait for ever, and look like a slow one."""
         for saga in self.app.current_sagas.values():
@@ -87,13 +94,13 @@ class Wiring:
         """Open stores, transports and places, from the leaves inward."""
         self.warn_of_absent()
         reactors = {
-            name: Reactor(self.app, self.system.codec, self.system.clock, name, self.coordination_of)
+            name: self.reactor(name)
             for name in everything(self.app)
         }
         for name in self.system.services:
             await self.open_store(name)
         subscriptions = {name: reactor.subscription(self.models_of(reactor)) for name, reactor in reactors.items()}
-        await self.open_transports(channels_of(self.app))
+        await self.open_transports(channels_of(self.app, self.settings))
         for transport in self.system.transports.values():
             wanted = [one for one in subscriptions.values() if one.wanted]
             await transport.declare([one for one in wanted if one.group in self.system.services])
@@ -102,7 +109,7 @@ class Wiring:
             await transport.declare(others, only_new=True)
         self.elsewhere = self.parts.elsewhere(self.system, self.stack)
         everywhere = Directory(self.system.places, self.elsewhere)
-        asked = everywhere if self.settings.orchestration.participants == "local" else Directory({}, self.elsewhere)
+        asked = Directory(self.system.places, self.elsewhere, is_local=lambda name: self.way_of(name) == "local")
         for name in self.system.services:
             if name in self.system.stores:
                 place = self._place(name, reactors[name], asked if name == ORCHESTRATOR else everywhere)
@@ -117,7 +124,7 @@ class Wiring:
         Raises:
             MessageError: it would not.
         """
-        reactor = Reactor(self.app, self.system.codec, self.system.clock, name, self.coordination_of)
+        reactor = self.reactor(name)
         envelope = self.system.codec.envelope_of(attributes, body, channel=channel, now=self.system.clock.now())
         self.system.codec.decode(envelope)
         if not reactor.subscription(self.models_of(reactor)).wants(channel, envelope):
@@ -146,9 +153,10 @@ class Wiring:
     async def open_unconnected(self) -> None:
         """Places that begin nothing and are connected to nothing but their stores, where there is one."""
         await self.open_stored()
-        self.parts.transports(channels_of(self.app))  # made, for what they can carry; connected to nothing
+        # Made, for what they can carry; connected to nothing.
+        self.parts.transports(channels_of(self.app, self.settings))
         for name in self.system.stores:
-            reactor = Reactor(self.app, self.system.codec, self.system.clock, name, self.coordination_of)
+            reactor = self.reactor(name)
             place = self.system.places[name] = self._place(name, reactor, Directory({}, None))
             await place.drain()
 
@@ -239,7 +247,10 @@ class Wiring:
         queries = dict(service.queries) if service else {}
         place = Place(store, participant, gatherer, codec, clock, queries)
         if service is None:
-            place.perform = Orchestrator(directory, handlers).perform
+            asks_by_messages = AsksByMessages(
+                store, self.system.ids, commanded_in(self.app, self.settings), self.settings.orchestration.ask_again_s
+            )
+            place.perform = Orchestrator(directory, handlers, asks_by_messages).perform
         place.touched = self.system.touched
         return place
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from minuet.core.envelope import Envelope
@@ -24,12 +24,20 @@ class Directory:
     """Who answers for each service.
 
     Args:
-        local: the desks of this process. Empty when every participant is to be called over HTTP.
+        local: the desks of this process.
+        is_local: whether a service that runs here is asked here, and not over HTTP all the same.
     """
 
-    def __init__(self, local: Mapping[str, Desk], elsewhere: Elsewhere | None) -> None:
+    def __init__(
+        self,
+        local: Mapping[str, Desk],
+        elsewhere: Elsewhere | None,
+        *,
+        is_local: Callable[[str], bool] = lambda service: True,
+    ) -> None:
         self.local = local
         self.elsewhere = elsewhere
+        self.is_local = is_local
 
     async def ask(self, command: type[Command], envelope: Envelope, *, key: str) -> Envelope:
         """The recorded answer of the participant.
@@ -38,7 +46,7 @@ class Directory:
             NotYet, Conflict, Rejected, MessageError: as `Desk.ask` says.
         """
         service = command.__contract__.service
-        desk = self.local.get(service)
+        desk = self._desk(service)
         if desk is not None:
             return await desk.ask(envelope, key=key, wait_s=WAIT_S)
         return await self._elsewhere(service).ask(command, envelope, key=key)
@@ -46,10 +54,13 @@ class Directory:
     async def read(self, query: Query) -> View:
         """The view. Raises NotFound, NotYet, Rejected."""
         service = query.__contract__.service
-        desk = self.local.get(service)
+        desk = self._desk(service)
         if desk is not None:
             return await desk.read(query)
         return await self._elsewhere(service).read(query)
+
+    def _desk(self, service: str) -> Desk | None:
+        return self.local.get(service) if self.is_local(service) else None
 
     def _elsewhere(self, service: str) -> Elsewhere:
         if self.elsewhere is None:

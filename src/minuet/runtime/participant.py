@@ -48,6 +48,12 @@ class After:
     faults: list[tuple[Entry, Exception]] = field(default_factory=list)
     depth: int = 0
 
+    def add(self, other: After) -> None:
+        self.start += other.start
+        self.decided += other.decided
+        self.failed += other.failed
+        self.faults += other.faults
+
 
 class Lost(Exception):
     """Another instance has taken the entry over; what this one did with it is rolled back."""
@@ -122,10 +128,7 @@ class Participant:
                 problems.append(error)
                 continue
             problems.append(None)
-            after.start += mine.start
-            after.decided += mine.decided
-            after.failed += mine.failed
-            after.faults += mine.faults
+            after.add(mine)
         return after, problems
 
     def hear_again(self, tx: Tx, delivery: Delivery) -> None:
@@ -169,9 +172,27 @@ class Participant:
             raise MessageError(
                 f"{envelope.type} came over {envelope.hops} reactions: services react to each other in a circle"
             )
-        if not isinstance(event, Event):
-            raise MessageError(f"{envelope.type} is not an event; commands come over HTTP or from a saga")
-        self._hear(tx, envelope, event, after)
+        if isinstance(event, Command):
+            self._be_asked(tx, envelope, after)
+        elif isinstance(event, Event):
+            self._hear(tx, envelope, event, after)
+        else:
+            raise MessageError(f"{envelope.type} is a query; it is asked over HTTP")
+
+    def _be_asked(self, tx: Tx, envelope: Envelope, after: After) -> None:
+        """A command of the orchestrator that comes as a message. Its answer is the event that everybody hears."""
+        if envelope.saga is None:
+            raise MessageError(f"{envelope.type} is a command of nobody's saga; send it over HTTP")
+        try:
+            entry, begun = self.accept(tx, envelope, "", apart=after.depth >= DEPTH_MAX)
+        except (Conflict, Rejected) as reason:
+            raise MessageError(str(reason)) from reason
+        if not begun.decided and entry.answer is not None and entry.answer.saga == envelope.saga:
+            # It was decided long ago: the answer may have been lost, or is on its way.
+            answer = self.codec.decode(entry.answer)
+            assert isinstance(answer, Event)
+            tx.outbox.add(channel_of(answer), entry.answer)
+        after.add(begun)
 
     def _understood(self, delivery: Delivery) -> tuple[Envelope, Message]:
         try:
@@ -192,11 +213,23 @@ class Participant:
                 raise MessageError(f"the read model of {name_of(model.query)}: {describe(error)}") from error
             tx.read_models.put(name_of(model.query), model.key_of(event), view, envelope.time)
             after.start += tx.inbox.waiting_for(f"{name_of(model.query)}/{model.key_of(event)}")
+        if not self.publishes:
+            self._hear_answer(tx, envelope, event, after)
         for entry in self.reactor.learn(tx, envelope, event):
             self._begin(tx, entry, after)
         for name, _ in self._reactions.get(envelope.type, ()):
             key = _reaction_key(name, envelope)
             self._begin(tx, Entry(key=key, handler=name, envelope=envelope, changed_at=self.clock.now()), after)
+
+    def _hear_answer(self, tx: Tx, envelope: Envelope, event: Event, after: After) -> None:
+        """What a participant that was asked by a message has decided, whichever of us asked it."""
+        entry = tx.inbox.find(step_key(envelope.saga)) if envelope.saga is not None else None
+        if entry is None or entry.state is EntryState.DONE:
+            return
+        entry.state, entry.answer, entry.changed_at = EntryState.DONE, envelope, self.clock.now()
+        entry.waits_for, entry.error = None, event.reason if isinstance(event, StepRefused) else ""
+        if tx.inbox.settle(entry):
+            after.decided.append(entry)
 
     def _park(self, tx: Tx, delivery: Delivery, reason: str) -> None:
         digest = digest_of(delivery.body)

@@ -7,7 +7,7 @@ says which literals a message makes known, and under which definition and coordi
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -18,7 +18,7 @@ from minuet.core.coordinator import infer, literal_of, newly_due
 from minuet.core.envelope import Envelope, SagaRef
 from minuet.core.errors import MessageError
 from minuet.core.formula import Literal, Outcome
-from minuet.core.messages import Command, Event, Query, name_of
+from minuet.core.messages import Command, Event, Message, Query, StepRefused, name_of
 from minuet.core.projection import Coordination, project
 from minuet.core.saga import BEGIN, Saga
 from minuet.ports import Clock, Entry, Subscription, Tx
@@ -35,6 +35,11 @@ class Fact:
     saga: Saga
     ref: SagaRef
     literal: Literal
+
+
+def commands_channel(service: str) -> str:
+    """On which the orchestrator asks a service by messages."""
+    return f"{service}.commands"
 
 
 def step_key(saga: SagaRef) -> str:
@@ -58,16 +63,24 @@ class Reactor:
     Args:
         place: a service's name, or `ORCHESTRATOR`.
         coordination_of: how a saga that begins now is coordinated.
+        commanded: the services that the orchestrator asks by messages, and whose answers it hears.
     """
 
     def __init__(
-        self, app: App, codec: Codec, clock: Clock, place: str, coordination_of: Callable[[str], Coordination]
+        self,
+        app: App,
+        codec: Codec,
+        clock: Clock,
+        place: str,
+        coordination_of: Callable[[str], Coordination],
+        commanded: Collection[str] = (),
     ) -> None:
         self.app = app
         self.codec = codec
         self.clock = clock
         self.place = place
         self.coordination_of = coordination_of
+        self.commanded = frozenset(commanded)
         self.acts_in = Coordination.ORCHESTRATION if place == ORCHESTRATOR else Coordination.CHOREOGRAPHY
         self._rules: dict[str, dict[Literal, tuple[Rule, ...]]] = {
             saga.fingerprint: self._index(saga) for saga in app.sagas
@@ -226,15 +239,18 @@ class Reactor:
         """The messages that this place's rules, reactions and read models look at, by channel."""
         wanted: dict[str, dict[str, Coordination | None]] = {}
 
-        def want(channel: str, event: type[Event], coordination: Coordination | None) -> None:
+        def want(channel: str, message: type[Message], coordination: Coordination | None) -> None:
             types = wanted.setdefault(channel, {})
-            name = name_of(event)
+            name = name_of(message)
             types[name] = coordination if types.get(name, coordination) is coordination else None
 
         for saga in self.app.sagas:
             for literal in self._rules[saga.fingerprint]:
                 for channel, event in self._heard(saga, literal):
                     want(channel, event, self.acts_in)
+            for rule in saga.rules.every:
+                for channel, message in self._asked_and_answered(rule):
+                    want(channel, message, Coordination.ORCHESTRATION)
         service = self.app.services.get(self.place)
         for reaction in service.reactions if service else ():
             assert issubclass(reaction.message, Event)
@@ -242,6 +258,17 @@ class Reactor:
         for model in read_models:
             want(model.event.__contract__.channel, model.event, None)
         return Subscription(group=self.place, wanted=wanted, understood=frozenset(self.codec.types))
+
+    def _asked_and_answered(self, rule: Rule) -> Iterator[tuple[str, type[Message]]]:
+        """What goes to and fro where the orchestrator asks by messages."""
+        if rule.service not in self.commanded:
+            return
+        if self.place == rule.service:
+            yield commands_channel(rule.service), rule.command
+        elif self.place == ORCHESTRATOR:
+            for event in rule.command.__contract__.answers:
+                yield event.__contract__.channel, event
+            yield f"{rule.service}.refused", StepRefused
 
     def _heard(self, saga: Saga, literal: Literal) -> Iterator[tuple[str, type[Event]]]:
         # The answers to one's own commands are learnt when they are recorded, not heard over a transport.

@@ -559,6 +559,26 @@ class StoreContract:
         entries = await store.transact(lambda tx: tx.records.entries_of("Orders", "o-1"), reads_only=True)
         assert [entry.key for entry in entries] == ["z", "x"]
 
+    async def test_what_is_decided_elsewhere_is_written_whoever_owns_it(self, start: Start) -> None:
+        owner, other = await start(), await start()
+        await owner.transact(adding("a", "b"))
+        taken = await found(owner, "a")
+        for key, state in (("a", EntryState.DUE), ("b", EntryState.PARKED)):
+            entry = await found(owner, key)
+            entry.state, entry.error = state, "so far"
+            await owner.transact(lambda tx, entry=entry: tx.inbox.save(entry))  # type: ignore[misc]
+            entry = await found(other, key)
+            entry.state, entry.answer, entry.error = EntryState.DONE, full_envelope(), ""
+            assert await other.transact(lambda tx, entry=entry: tx.inbox.settle(entry))  # type: ignore[misc]
+            assert not await other.transact(lambda tx, entry=entry: tx.inbox.settle(entry))  # type: ignore[misc]
+            done = await found(owner, key)
+            assert (done.state, done.answer, done.owner) == (EntryState.DONE, full_envelope(), None)
+        taken.state = EntryState.PARKED
+        assert not await owner.transact(lambda tx: tx.inbox.save(taken)), "it has lost it"
+        nowhere = an_entry("nowhere", state=EntryState.DONE)
+        assert not await owner.transact(lambda tx: tx.inbox.settle(nowhere))
+        assert await owner.transact(finding("nowhere")) is None
+
     # Retention
 
     async def test_what_was_done_long_ago_is_forgotten(self, store: Store) -> None:

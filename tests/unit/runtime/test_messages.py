@@ -156,7 +156,7 @@ WRONG = {
         "0123456789ab",
     ),
     "in a circle": ({"type": "OrderPlaced", "hops": str(HOPS_MAX + 1)}, body(**PLACED), "circle"),
-    "a command": ({"type": "PlaceOrder"}, body(**PLACED), "not an event"),
+    "a command": ({"type": "PlaceOrder"}, body(**PLACED), "nobody's saga"),
 }
 
 

@@ -122,6 +122,14 @@ class MemoryInbox:
         self._database.put(self._table, entry.key, replace(entry, handler=found.handler))
         return True
 
+    def settle(self, entry: Entry) -> bool:
+        found = self._table.get(entry.key)
+        if found is None or found.state is EntryState.DONE:
+            return False
+        entry.owner = None
+        self._database.put(self._table, entry.key, replace(entry, handler=found.handler, envelope=found.envelope))
+        return True
+
     def rename(self, entry: Entry, key: str) -> bool:
         found = self._table.get(entry.key)
         if found is None or found.owner != self._instance or found.state is not EntryState.DUE:

@@ -48,6 +48,8 @@ _COLUMNS = (
 SAVE = f"""INSERT INTO minuet_inbox (saga, saga_id, {ENTRY}) VALUES ({_VALUES})
     ON CONFLICT (key) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _COLUMNS)}
     WHERE minuet_inbox.owner = $17 AND minuet_inbox.state = 'due'"""
+SETTLE = f"""UPDATE minuet_inbox SET {", ".join(f"{name} = ${place}" for place, name in enumerate(_COLUMNS, 1))}
+    WHERE key = ${len(_COLUMNS) + 1} AND state <> 'done'"""
 PARK_ENTRY = "UPDATE minuet_inbox SET state = 'parked', error = $1, owner = NULL WHERE key = $2"
 RENAME = "UPDATE minuet_inbox SET key = $1 WHERE key = $2 AND owner = $3 AND state = 'due'"
 # The plus keeps the planner from reading all of the inbox in the order of positions: few are due, and they have an
@@ -152,6 +154,10 @@ class PostgresInbox(Table):
         saga = entry.envelope.saga
         ref = (kept(saga.name), kept(saga.id)) if saga else (None, None)
         return (*ref, kept(entry.key), entry.handler, *changing(entry))
+
+    def settle(self, entry: Entry) -> bool:
+        entry.owner = None
+        return self._write(SETTLE, (*changing(entry), kept(entry.key))) == 1
 
     def rename(self, entry: Entry, key: str) -> bool:
         return self._write(RENAME, (kept(key), kept(entry.key), self._instance)) == 1

@@ -32,6 +32,8 @@ _WRITTEN = ("attributes", "body", *CHANGING)
 SAVE = f"""INSERT INTO minuet_inbox (saga, saga_id, {ENTRY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (key) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _WRITTEN)}
     WHERE minuet_inbox.owner = ? AND minuet_inbox.state = 'due'"""
+SETTLE = f"""UPDATE minuet_inbox SET {", ".join(f"{name} = ?" for name in CHANGING)}
+    WHERE key = ? AND state <> 'done'"""
 PARK_ENTRY = "UPDATE minuet_inbox SET state = 'parked', error = ?, owner = NULL WHERE key = ?"
 RENAME = "UPDATE minuet_inbox SET key = ? WHERE key = ? AND owner = ? AND state = 'due'"
 # The plus keeps SQLite from reading the whole inbox in the order of positions: few are due, and they have an index.
@@ -127,6 +129,10 @@ class SqliteInbox(Table):
         ref = (envelope.saga.name, envelope.saga.id) if envelope.saga else (None, None)
         sent = (attributes_to_text(envelope), envelope.body)
         return (*ref, entry.key, entry.handler, *sent, *changing(entry))
+
+    def settle(self, entry: Entry) -> bool:
+        self._own(entry)
+        return self._execute(SETTLE, (*changing(entry), entry.key)).rowcount == 1
 
     def rename(self, entry: Entry, key: str) -> bool:
         return self._execute(RENAME, (key, entry.key, self._instance)).rowcount == 1
