@@ -1,13 +1,18 @@
 """Apache Kafka keeps the promises of a transport, and some of its own."""
 
 import asyncio
+import gc
 import json
+import socket
+import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from confluent_kafka import Producer
@@ -22,6 +27,9 @@ from minuet.adapters.broker.port import Disconnected, Queue, Received, Sending
 from minuet.adapters.kafka import KafkaBroker, split
 from minuet.adapters.kafka.headers import attributes_from, headers_of
 from minuet.adapters.kafka.progress import Progress
+from minuet.adapters.kafka.receiving import Inbound
+from minuet.adapters.kafka.sending import Outbound
+from minuet.adapters.kafka.url import options_from, seldom
 from minuet.adapters.system import SystemIds
 from minuet.core.errors import ConfigurationError, MessageError
 from minuet.ports import Transport
@@ -262,6 +270,33 @@ async def test_who_holds_all_it_may_still_lets_others_in(connect: Connect, topic
 
 
 @pytest.mark.server
+@pytest.mark.parametrize("protocol", ["consumer", "classic"])
+async def test_a_partition_that_was_taken_away_while_nobody_fetched_is_heard_when_it_is_back(
+    connect: Connect, url: str, topic: str, group: str, protocol: str
+) -> None:
+    """Polling goes on meanwhile, with the partitions paused. They must not come back like that."""
+    url = f"{url}&protocol={protocol}"
+    holder = await connect(url)
+    revoked: asyncio.Queue[str] = asyncio.Queue()
+    holder.revoked = lambda group, lane: revoked.put_nowait(lane)
+    await publish(holder, sending("first", topic))
+    await finish(holder, group, await fetch(holder, group))  # and nobody fetches any more
+    other = await connect(url)
+    fetching = asyncio.create_task(fetch(other, group))
+    async with asyncio.timeout(PATIENCE_S):
+        away = {await revoked.get(), await revoked.get()}
+    await publish(holder, *(sending(str(n), topic, key=str(n)) for n in range(40)))
+    assert {one.lane for one in await fetching} <= away
+    heard = await fetch(holder, group)
+    assert away.isdisjoint(one.lane for one in heard)
+    await other.disconnect()
+    async with asyncio.timeout(PATIENCE_S):
+        while len(set(ids_of(heard))) < 40:
+            heard += await holder.fetch(group, 100)
+    assert away <= {one.lane for one in heard}
+
+
+@pytest.mark.server
 async def test_nothing_is_lost_while_members_come_and_go(connect: Connect, topic: str, group: str) -> None:
     publisher = await connect()
     heard: dict[str, list[str]] = {}
@@ -370,12 +405,87 @@ async def test_what_is_missing_is_said_and_nothing_is_made(url: str, topic: str,
 
 
 @pytest.mark.server
+async def test_apps_with_services_of_the_same_name_share_a_cluster_by_prefixes(
+    connect: Connect, url: str, topic: str, group: str, kafka_url: str
+) -> None:
+    one, other = await connect(), await connect(f"{url}&prefix=other.")
+    await publish(one, sending("1", topic))
+    for broker in (one, other):
+        received = await fetch(broker, group)
+        assert ids_of(received) == ["1"]
+        await finish(broker, group, received)
+    admin = AdminClient({"bootstrap.servers": address(kafka_url)})
+    found = await asyncio.to_thread(admin.list_consumer_groups().result, PATIENCE_S)
+    assert {f"minuet.{group}", f"other.{group}"} <= {seen.group_id for seen in found.valid}
+
+
+@pytest.mark.server
 async def test_a_topic_that_is_not_there_is_that_messages_failure(connect: Connect, topic: str) -> None:
     missing, good = await (await connect()).send([sending("1", f"{topic}.nowhere"), sending("2", topic)])
     assert good is None
     assert isinstance(missing, Exception)
     assert not isinstance(missing, Disconnected)
     assert "nowhere" in str(missing)
+
+
+@pytest.mark.parametrize("what", ["consumer", "producer"])
+async def test_where_connections_are_accepted_and_reset_a_client_knocks_seldom(what: str) -> None:
+    """As a load balancer does that has no server. With librdkafka's own pauses it would be 70 to 190 times in 10 s."""
+    knocks: list[float] = []
+    loop = asyncio.get_running_loop()
+
+    async def slam(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        knocks.append(loop.time())
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+
+    async with await asyncio.start_server(slam, HOST, 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        options = seldom(options_from(f"kafka://{HOST}:{port}"), chance=0.0)
+        if what == "consumer":
+            inbound = Inbound(
+                options, loop, group="g", topics=["t"], begin=lambda lanes: lanes, revoked=lambda lane: None
+            )
+            ending = partial(end, inbound)
+        else:
+            outbound = Outbound(options, loop)
+            sent = asyncio.create_task(outbound.send([sending("1", "t")]))
+            ending = partial(end, outbound, sent)
+        async with asyncio.timeout(PATIENCE_S):
+            while not knocks:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(5)
+        seen = len(knocks)
+        await ending()
+        assert 2 <= seen <= 15, [round(one - knocks[0], 2) for one in knocks]
+        await asyncio.sleep(2.5)
+        assert len(knocks) <= seen + 2  # nobody goes on who was closed
+
+
+async def end(one: Inbound | Outbound, *tasks: asyncio.Task[Any]) -> None:
+    one.close()
+    await one.closed(PATIENCE_S)
+    await asyncio.gather(*tasks)
+
+
+async def test_a_client_that_could_not_connect_does_not_go_on_trying() -> None:
+    """Not even until the garbage is collected: there is one more after each attempt."""
+    before = threads()
+    gc.disable()
+    try:
+        broker = KafkaBroker(f"kafka://{HOST}:{free_port()}", SystemIds())
+        for _ in range(3):
+            with pytest.raises(Disconnected):
+                await broker.connect()
+            await broker.disconnect()
+        assert threads() <= before + 3  # those of the event loop, in which was waited
+    finally:
+        gc.enable()
+
+
+def threads() -> int:
+    """Of the process, librdkafka's too: each client has at least three."""
+    return sum(1 for _ in Path("/proc/self/task").iterdir())
 
 
 async def test_nobody_there_means_disconnected() -> None:
@@ -437,6 +547,7 @@ def test_a_url_is_split_into_the_server_and_the_topic(url: str, channel: str, ex
         ("kafka://u:secret@a/t?partitons=3", "partitions"),
         ("kafka://u:secret@a/t?partitions=0", "whole number"),
         ("kafka://u:secret@a/t?protocol=share", "consumer or classic"),
+        ("kafka://u:secret@a/t?prefix=a%20b", "letters, digits"),
         ("kafka://u:secret@a/t?librdkafka.acks=0", "at least once"),
         ("kafka://u:secret@a/t?topic.max.message.bytes=100", "more than"),
     ],
@@ -453,6 +564,14 @@ async def test_a_setting_that_the_client_does_not_know_is_refused_without_the_pa
         await broker.connect()
     assert "secret" not in str(caught.value)
     assert "secret" not in repr(broker)
+
+
+def test_pauses_between_attempts_to_connect_differ_and_are_the_urls_if_it_says_so() -> None:
+    plain = options_from("kafka://a")
+    assert [seldom(plain, chance).client["reconnect.backoff.ms"] for chance in (0.0, 0.5)] == ["1000", "1500"]
+    for name in ("reconnect.backoff.ms", "reconnect.backoff.max.ms"):
+        said = options_from(f"kafka://a?librdkafka.{name}=50")
+        assert seldom(said, 0.5) == said  # the other one might not go with it
 
 
 def test_features_follow_the_largest_message_of_the_topics() -> None:

@@ -67,7 +67,6 @@ class Ground(ABC):
         kills: how often it is killed in a test; the slower it starts, the fewer.
         slowness: so many times fewer messages than on others.
         shorter: constants of its adapter that say for how long a silent connection is believed in.
-        hears_after_silence: its consumers go on by themselves after an outage in which no connection was refused.
     """
 
     name: ClassVar[str]
@@ -77,7 +76,6 @@ class Ground(ABC):
     kills: ClassVar[int] = 3
     slowness: ClassVar[int] = 1
     shorter: ClassVar[Mapping[str, float]] = {}
-    hears_after_silence: ClassVar[bool] = True
 
     def __init__(self, folder: Path) -> None:
         self.server = self.make(folder)
@@ -170,6 +168,8 @@ class ProxiedKafka(Kafka):
                 line = f"{line},PROXIED://{HOST}:{self.advertised_port}"
             elif name == "listener.security.protocol.map":
                 line = f"{line},PROXIED:PLAINTEXT"
+            elif name == "group.consumer.session.timeout.ms":
+                line = f"{name}=3000"  # shorter than the outages: members are thrown out of their groups
             lines.append(line)
         settings.write_text("\n".join([*lines, ""]))
         return settings
@@ -178,7 +178,6 @@ class ProxiedKafka(Kafka):
 class KafkaGround(Ground):
     name = "kafka"
     kills = 2
-    hears_after_silence = False  # see docs/failures.md
     refuses_what_is_unheard = True  # what is taken away is the topic, for everybody
     server: ProxiedKafka
 

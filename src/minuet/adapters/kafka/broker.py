@@ -18,7 +18,7 @@ from minuet.adapters.kafka.failures import error_from
 from minuet.adapters.kafka.receiving import Inbound, consumer_for
 from minuet.adapters.kafka.sending import Outbound
 from minuet.adapters.kafka.topics import Topics
-from minuet.adapters.kafka.url import HEADERS_BYTES_MAX, MESSAGE_BYTES_MAX, options_from
+from minuet.adapters.kafka.url import HEADERS_BYTES_MAX, MESSAGE_BYTES_MAX, options_from, seldom
 from minuet.core.errors import ConfigurationError
 from minuet.ports import Features, Ids
 
@@ -36,7 +36,7 @@ class KafkaBroker:
 
     Args:
         url: the server part, as `split` gives it.
-        ids: not needed: Kafka names its clients itself.
+        ids: only for its chance: Kafka names its clients itself.
 
     Raises:
         ConfigurationError: the URL makes no sense.
@@ -53,7 +53,7 @@ class KafkaBroker:
     hold_s: float | None = None
 
     def __init__(self, url: str, ids: Ids) -> None:
-        self._options = options_from(url)
+        self._options = seldom(options_from(url), ids.chance())
         self.features = replace(self.features, body_bytes_max=self._options.message_bytes_max - HEADERS_BYTES_MAX)
         self.revoked: Callable[[str, str], None] = lambda group, lane: None
         self._subscribed: dict[str, tuple[str, ...]] = {}
@@ -67,7 +67,7 @@ class KafkaBroker:
     async def connect(self) -> None:
         loop = asyncio.get_running_loop()
         heard: list[KafkaError] = []
-        settings: dict[str, Any] = {"reconnect.backoff.max.ms": 1000, **self._options.client, "error_cb": heard.append}
+        settings: dict[str, Any] = {**self._options.client, "error_cb": heard.append}
         try:
             admin = AdminClient(settings, logger=log)
         except (KafkaException, ValueError, TypeError) as error:
@@ -77,27 +77,31 @@ class KafkaBroker:
         self._outbound = Outbound(self._options, loop)
 
     def _reach(self, admin: AdminClient, heard: Sequence[KafkaError]) -> None:
-        """Returns when the cluster has answered. Blocking.
+        """Returns when the cluster has answered; else the client is closed. Blocking.
 
         That it took too long is all that a question says; why, was said to the callback.
         """
-        consumer_for(
-            self._options, "minuet"
-        ).close()  # its settings are looked at now and not when the first one is used
-        for wait_s in CONNECT_S:
-            try:
-                admin.list_topics(timeout=wait_s)
-                return
-            except KafkaException as error:
-                admin.poll(0)
-                reasons = [error_from(one, self._options, "connecting") for one in heard]
-                wrong = [reason for reason in reasons if isinstance(reason, ConfigurationError)]
-                if wrong:
-                    raise wrong[0] from None
-                is_refused = any(one.code() == KafkaError._ALL_BROKERS_DOWN for one in heard)
-                if is_refused or wait_s == CONNECT_S[-1]:
-                    reasons.append(error_from(error, self._options, "connecting"))
-                    raise reasons[0] from None
+        with contextlib.ExitStack() as closing:
+            # Else it would knock on until the garbage is collected, and one more after each attempt to connect.
+            closing.enter_context(admin)
+            # Its settings are looked at now and not when the first one is used.
+            consumer_for(self._options, "minuet").close()
+            for wait_s in CONNECT_S:
+                try:
+                    admin.list_topics(timeout=wait_s)
+                except KafkaException as error:
+                    admin.poll(0)
+                    reasons = [error_from(one, self._options, "connecting") for one in heard]
+                    wrong = [reason for reason in reasons if isinstance(reason, ConfigurationError)]
+                    if wrong:
+                        raise wrong[0] from None
+                    is_refused = any(one.code() == KafkaError._ALL_BROKERS_DOWN for one in heard)
+                    if is_refused or wait_s == CONNECT_S[-1]:
+                        reasons.append(error_from(error, self._options, "connecting"))
+                        raise reasons[0] from None
+                else:
+                    closing.pop_all()
+                    return
 
     async def disconnect(self) -> None:
         outbound, self._outbound = self._outbound, None
@@ -115,13 +119,18 @@ class KafkaBroker:
 
     async def declare(self, queues: Sequence[Queue], destinations: Sequence[str], *, only_new: bool) -> None:
         topics = self._administrator()
-        await asyncio.to_thread(_declare, topics, queues, destinations)
+        await asyncio.to_thread(self._declare, topics, queues, destinations)
         for queue in queues:
             if only_new and queue.group in self._subscribed:
                 continue
             self._subscribed[queue.group] = queue.destinations
             if queue.group in self._inbound:
                 self._inbound[queue.group].subscribe(queue.destinations)
+
+    def _declare(self, topics: Topics, queues: Sequence[Queue], destinations: Sequence[str]) -> None:
+        topics.make(destinations)
+        for queue in queues:
+            topics.begin(self._group_name(queue.group), queue.destinations)
 
     async def check(self, queues: Sequence[Queue], destinations: Sequence[str]) -> Sequence[str]:
         missing = await asyncio.to_thread(self._missing, self._administrator(), queues, destinations)
@@ -146,8 +155,10 @@ class KafkaBroker:
             if most < options.message_bytes_max
         ]
         for queue in queues:
-            unheard = topics.unheard(group_name(queue.group), [name for name in queue.destinations if name in counts])
-            found += [f"group {group_name(queue.group)} has not begun on topic {name}" for name in unheard]
+            unheard = topics.unheard(
+                self._group_name(queue.group), [name for name in queue.destinations if name in counts]
+            )
+            found += [f"group {self._group_name(queue.group)} has not begun on topic {name}" for name in unheard]
         return found
 
     async def send(self, messages: Sequence[Sending]) -> Sequence[Exception | None]:
@@ -162,9 +173,9 @@ class KafkaBroker:
             inbound = self._inbound[group] = Inbound(
                 self._options,
                 asyncio.get_running_loop(),
-                group=group_name(group),
+                group=self._group_name(group),
                 topics=self._subscribed[group],
-                begin=partial(topics.begins, group_name(group)),
+                begin=partial(topics.begins, self._group_name(group)),
                 revoked=lambda lane: self.revoked(group, lane),
             )
         return await inbound.fetch(limit)
@@ -183,6 +194,9 @@ class KafkaBroker:
         if group in self._inbound:
             self._inbound[group].give_back(tokens)
 
+    def _group_name(self, group: str) -> str:
+        return self._options.prefix + group
+
     def _administrator(self) -> Topics:
         if self._topics is None:
             raise self._not_connected()
@@ -190,13 +204,3 @@ class KafkaBroker:
 
     def _not_connected(self) -> Disconnected:
         return Disconnected(f"Kafka at {self._options.servers} is not connected")
-
-
-def group_name(group: str) -> str:
-    return f"minuet.{group}"
-
-
-def _declare(topics: Topics, queues: Sequence[Queue], destinations: Sequence[str]) -> None:
-    topics.make(destinations)
-    for queue in queues:
-        topics.begin(group_name(queue.group), queue.destinations)

@@ -147,7 +147,6 @@ def consumer_for(options: Options, group: str, **callbacks: Callable[..., None])
         ConfigurationError: a setting that librdkafka does not know or take.
     """
     settings: dict[str, Any] = {
-        "reconnect.backoff.max.ms": 1000,
         "fetch.error.backoff.ms": 100,
         "fetch.queue.backoff.ms": 5,  # else it rests for a second whenever what follows has been fetched in advance
         "queued.min.messages": 10_000,
@@ -245,6 +244,7 @@ class _Thread(threading.Thread):
                 self._jobs.popleft()()
             for one in self._waiting:
                 self._tell(settle, one.kept, gone)
+            del self._begin  # it holds a client, which would knock on until the garbage is collected
             self._tell(self._owner.ended)
 
     def _turn(self) -> None:
@@ -364,6 +364,9 @@ class _Thread(threading.Thread):
             self._lanes.pop(lane, None)
             self._drop_early(lane, 0)
         self._tell(self._owner.revoked, lanes)
+        if self._is_paused and partitions:
+            # librdkafka keeps a partition paused over its being taken away and given back, and then nobody would know.
+            consumer.resume(partitions)
         consumer.incremental_unassign(partitions)
         self._release()
 

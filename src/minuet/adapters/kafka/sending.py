@@ -12,7 +12,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from minuet.adapters.broker.port import Sending
+from minuet.adapters.broker.port import Disconnected, Sending
 from minuet.adapters.kafka.failures import TOO_LARGE, error_from
 from minuet.adapters.kafka.headers import headers_of
 from minuet.adapters.kafka.url import Options
@@ -40,7 +40,6 @@ class Outbound:
         self._stopping = threading.Event()
         settings: dict[str, Any] = {
             "linger.ms": 1,
-            "reconnect.backoff.max.ms": 1000,
             "topic.metadata.propagation.max.ms": TOPIC_LOOKUP_MS_MAX,
             "delivery.timeout.ms": DELIVERY_MS_MAX,
             **options.client,
@@ -69,6 +68,8 @@ class Outbound:
         return outcomes
 
     async def _try(self, messages: Sequence[Sending]) -> Sequence[Report]:
+        if self._stopping.is_set():
+            return [Disconnected("the connection was closed")] * len(messages)
         call = Call(len(messages), self._loop)
         for index, message in enumerate(messages):
             try:
@@ -88,9 +89,9 @@ class Outbound:
 
     def close(self) -> None:
         """Forget what is not confirmed. Returns at once."""
-        self._stopping.set()
         with contextlib.suppress(Exception):
             self._producer.purge()
+        self._stopping.set()  # from now on only its own thread may touch it
 
     async def closed(self, timeout_s: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -99,7 +100,9 @@ class Outbound:
     def _serve(self) -> None:
         while not self._stopping.is_set():
             self._producer.poll(POLL_S)
-        self._producer.flush(1)  # those who wait hear that it was forgotten
+        with contextlib.suppress(Exception):
+            self._producer.flush(1)  # those who wait hear that it was forgotten
+            self._producer.close()  # else it would knock on until the garbage is collected
 
     def _heard(self, error: KafkaError) -> None:
         if error.fatal():

@@ -213,3 +213,5 @@ class Topics:
             return answer.result(ASK_S_MAX + 1)
         except KafkaException as error:
             raise error_from(error, self._options, doing) from None
+        finally:
+            del answer  # its error knows where it was raised, and so this client, which would not be closed for long

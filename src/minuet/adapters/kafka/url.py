@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from minuet.core.errors import ConfigurationError
@@ -12,10 +12,12 @@ from minuet.core.errors import ConfigurationError
 FORM = "write kafka://host:9092,host2:9092/topic?option=value"
 PORT = 9092
 PARTITIONS = 6
+RECONNECT_MS, RECONNECT_MS_MAX = 1000, 3000
 MESSAGE_BYTES_MAX = 1_048_588  # Kafka's own default for ``max.message.bytes``
 HEADERS_BYTES_MAX = 16 * 1024  # of a message, kept free for its attributes, its key and Kafka's frame
 SECRET = re.compile(r"password|secret|\.pem$|sasl\.jaas|sasl\.oauthbearer\.config")
 TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+PREFIX = re.compile(r"[a-zA-Z0-9._-]{1,100}")
 PASSED_ON = ("security.", "sasl.", "ssl.")
 OURS = frozenset(
     {
@@ -47,6 +49,7 @@ class Options:
         fixed_partitions: ``partitions`` was said, so that a topic with fewer is not as it should be.
         topic: further settings of topics that `declare` makes.
         protocol: by which groups share partitions.
+        prefix: before a group's name in the name of its consumer group.
         secrets: passwords and the like, to be kept out of errors.
     """
 
@@ -57,6 +60,7 @@ class Options:
     fixed_partitions: bool = False
     topic: Mapping[str, str] | None = None
     protocol: str = "consumer"
+    prefix: str = "minuet."
     secrets: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -99,7 +103,7 @@ def options_from(url: str) -> Options:
         )
     name, _, password = user.partition(":")
     client = {"bootstrap.servers": ",".join(_with_port(host) for host in hosts.split(","))}
-    partitions, replication, protocol = "", "", "consumer"
+    partitions, replication, protocol, prefix = "", "", "consumer", "minuet."
     topic: dict[str, str] = {}
     for option, value in parse_qsl(parts.query, keep_blank_values=True):
         if option == "partitions":
@@ -108,6 +112,8 @@ def options_from(url: str) -> Options:
             replication = value
         elif option == "protocol" and value in {"consumer", "classic"}:
             protocol = value
+        elif option == "prefix" and PREFIX.fullmatch(value):
+            prefix = value
         elif option.startswith("topic."):
             topic[option.removeprefix("topic.")] = value
         elif option.startswith(PASSED_ON):
@@ -135,8 +141,25 @@ def options_from(url: str) -> Options:
         fixed_partitions=bool(partitions),
         topic=topic,
         protocol=protocol,
+        prefix=prefix,
         secrets=tuple(value for name, value in client.items() if value and SECRET.search(name)),
     )
+
+
+def seldom(options: Options, chance: float) -> Options:
+    """The same, with pauses between the attempts to connect, unless the URL says how long any of them is.
+
+    When librdkafka can reach no broker at all, it begins anew with the addresses of the URL each time, and with the
+    first pause, half of which it waits then, without jitter: at 100 ms, its default, each consumer knocks 19 times a
+    second for as long as that lasts. So the first pause is long, and another one for each process. A connection that
+    has lived for longer is replaced at once all the same.
+
+    Args:
+        chance: a random number in [0, 1).
+    """
+    first_ms = round(RECONNECT_MS * (1 + chance))
+    pauses = {"reconnect.backoff.ms": str(first_ms), "reconnect.backoff.max.ms": str(RECONNECT_MS_MAX)}
+    return options if pauses.keys() & options.client else replace(options, client={**pauses, **options.client})
 
 
 def _with_port(host: str) -> str:
@@ -159,7 +182,9 @@ def _unknown(option: str) -> str:
         return f"{name} cannot be set in a URL of Kafka: delivery at least once and in order depends on it"
     if option == "protocol":
         return "protocol in a URL of Kafka is consumer or classic"
+    if option == "prefix":
+        return "prefix in a URL of Kafka is of 1 to 100 letters, digits, '.', '_' and '-'"
     return (
         f"{option!r} is no option of a URL of Kafka: there are partitions, replication, protocol=consumer|classic, "
-        f"security.*, sasl.*, ssl.*, topic.* for settings of topics, and librdkafka.* for settings of the client"
+        f"prefix, security.*, sasl.*, ssl.*, topic.* for settings of topics, and librdkafka.* for those of the client"
     )
