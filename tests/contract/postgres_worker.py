@@ -17,6 +17,7 @@ from minuet.ports import Entry, EntryState, Tx
 
 HELD = 10
 went_on = threading.Event()
+was_read = asyncio.Event()
 
 
 def tell(**said: Any) -> None:
@@ -33,10 +34,20 @@ def holding(tx: Tx) -> None:
         tx.outbox.add("done", envelope(number))
 
 
+def saving(tx: Tx) -> list[bool]:
+    entries = (
+        Entry(key=f"e-{number}", handler="h", envelope=envelope(number), state=EntryState.DONE)
+        for number in range(HELD)
+    )
+    return [tx.inbox.save(entry) for entry in entries]
+
+
 async def hold(store: PostgresStore) -> None:
-    """Take everything and finish nothing."""
+    """Take everything and finish nothing, until a line is read; then try to."""
     await store.transact(holding)
     tell(held=HELD)
+    await was_read.wait()
+    tell(saved=await store.transact(saving))
     await asyncio.Event().wait()
 
 
@@ -49,10 +60,7 @@ async def pause(store: PostgresStore) -> None:
         nonlocal runs
         runs += 1
         tx.known.learn("Orders", "o-1", Literal("reserve", Outcome.SUCCEEDED), envelope(1))
-        saved = []
-        for number in range(HELD):
-            entry = Entry(key=f"e-{number}", handler="h", envelope=envelope(number), state=EntryState.DONE)
-            saved.append(tx.inbox.save(entry))
+        saved = saving(tx)
         if runs == 1:
             tell(pausing=True)
             went_on.wait()
@@ -68,6 +76,7 @@ async def end_of_input() -> None:
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while await reader.readline():
         went_on.set()
+        was_read.set()
 
 
 async def main(what: str, url: str, schema_name: str) -> None:

@@ -66,8 +66,9 @@ def schema_name(postgres_url: str) -> Iterator[str]:
 async def start(postgres_url: str, schema_name: str) -> AsyncIterator[Start]:
     async with AsyncExitStack() as stack:
 
-        async def one(look_s: float = 0.1) -> PostgresStore:
-            store = opening(postgres_url, schema_name, limits=Limits(patience_s=PATIENCE_S, look_s=look_s))
+        async def one(look_s: float = 0.1, lease_s: float = 60.0) -> PostgresStore:
+            limits = Limits(patience_s=PATIENCE_S, look_s=look_s, lease_s=lease_s)
+            store = opening(postgres_url, schema_name, limits=limits)
             await store.start()
             stack.push_async_callback(store.close)
             return store
@@ -251,13 +252,41 @@ async def test_what_a_killed_process_had_in_hand_is_taken_over(start: Start, beg
     assert time.monotonic() - began < 15
 
 
-async def test_a_stopped_process_keeps_what_it_has_between_transactions(start: Start, begin: Begin) -> None:
+async def test_a_stopped_process_keeps_what_it_has_as_long_as_its_lease_lasts(start: Start, begin: Begin) -> None:
     store = await start()
     holder = await begin("hold")
     await holder.hear()
     os.kill(holder.process.pid, signal.SIGSTOP)
     assert not await store.transact(lambda tx: tx.inbox.take(100))
     os.kill(holder.process.pid, signal.SIGCONT)
+
+
+async def test_a_process_that_is_stopped_for_longer_than_its_lease_is_fenced(start: Start, begin: Begin) -> None:
+    store = await start(lease_s=1.5)
+    holder = await begin("hold")
+    await holder.hear()
+    os.kill(holder.process.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    assert sorted(await until_taken(store, 10)) == [f"e-{n}" for n in range(10)]
+    assert 1.0 < time.monotonic() - began < 15
+    os.kill(holder.process.pid, signal.SIGCONT)
+    assert holder.process.stdin
+    holder.process.stdin.write(b"go on\n")
+    assert await holder.hear() == {"saved": [False] * 10}
+    entry = await found(store, "e-3")
+    assert (entry.state, entry.owner) == (EntryState.DUE, store.instance)
+
+
+async def test_who_shows_signs_of_life_is_not_fenced_however_idle(start: Start, begin: Begin) -> None:
+    idle, holder = await start(lease_s=1.5), await begin("hold")
+    await holder.hear()
+    other = await start(lease_s=1.5)
+    loop = asyncio.get_running_loop()
+    until = loop.time() + 4
+    while loop.time() < until:
+        assert not await other.transact(lambda tx: tx.inbox.take(100))
+        await asyncio.sleep(0.2)
+    assert await idle.transact(adding("still here")) == [True]
 
 
 async def test_a_process_that_stops_inside_a_transaction_loses_it_and_is_fenced(

@@ -17,6 +17,8 @@ class Limits:
         idle_s: a transaction in which nothing happens for so long is ended by the server. So a process that is stopped
             or cut off in the middle of one gives its locks back, and loses what it owns to others. A handler that
             computes for longer than this between two statements loses its transaction too.
+        lease_s: an instance that shows no sign of life for so long (its process is stopped, its machine is cut off) is
+            fenced: the server ends its sessions, so that it writes nothing any more, and others take over.
         look_s: how often to look whether another instance is gone.
         notify_s: other instances are told of commits at most this often.
     """
@@ -26,5 +28,6 @@ class Limits:
     statement_s: float = 30.0
     lock_s: float = 15.0
     idle_s: float = 10.0
+    lease_s: float = 10.0
     look_s: float = 1.0
     notify_s: float = 0.02

@@ -8,6 +8,7 @@ neither instances nor services would share the disk's time. If the process dies 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import selectors
 import threading
@@ -23,6 +24,8 @@ from minuet.adapters.postgres.connection import Address, BoundedConnection, conn
 from minuet.adapters.postgres.limits import Limits
 from minuet.core.retry import RetryPolicy
 from minuet.ports import Ids
+
+log = logging.getLogger("minuet.postgres")
 
 NAME_CHARACTERS_MAX = 40  # identifiers have at most 63 bytes
 TELL = "SELECT pg_notify($1, $2)"
@@ -58,6 +61,7 @@ class Watch:
         self._absent = absent
         self._channel = channel_of(schema_name)
         self._others: set[int] = set()
+        self._guarded: int | None = None
         self._owes = False
         self._is_closing = False
         self._told_at = float("-inf")
@@ -129,6 +133,7 @@ class Watch:
     def _watch(self, connection: BoundedConnection) -> None:
         cursor = psycopg.RawCursor(connection)
         cursor.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self._channel)))
+        self._guarded = None  # by this session
         self._look(cursor, time.monotonic())
         self._disturbed()  # who knows what was said while we did not listen
         with selectors.DefaultSelector() as selector:
@@ -165,14 +170,33 @@ class Watch:
 
     def _look(self, cursor: psycopg.RawCursor, now: float) -> None:
         self._looked_at = now
-        there = set(locks.present(cursor, self._schema_name))
         own = self._writer_number()
+        self._guard(cursor, own)
+        for number in locks.fence(cursor, self._schema_name, own, self._limits.lease_s):
+            log.warning(
+                "%s: an instance (session %d) showed no sign of life for %g s; it is fenced, others take over",
+                self._schema_name,
+                number,
+                self._limits.lease_s,
+            )
+        there = set(locks.present(cursor, self._schema_name))
         if own not in there:
             self._absent()
         others = there - {own}
         if self._others - others:
             self._disturbed()
         self._others = others
+
+    def _guard(self, cursor: psycopg.RawCursor, own: int | None) -> None:
+        """Speak for the writing session that there is now."""
+        us = locks.guards_number_of(self._schema_name)
+        if own == self._guarded:
+            return
+        if self._guarded is not None:
+            cursor.execute(locks.GUARD_NO_MORE, (us, self._guarded))
+        if own is not None:
+            cursor.execute(locks.GUARD, (us, own))
+        self._guarded = own
 
 
 def channel_of(schema_name: str) -> str:
