@@ -39,7 +39,7 @@ test-services: $(READY) ## Install and start real brokers and databases, run the
 	dev/services run -- $(BIN)/python -m pytest -m server -n 3 --dist loadscope --ignore=tests/failures $(ARGS)
 
 simulate: $(READY) ## Simulate 100,000 orders with all faults, about 20 minutes
-	$(BIN)/python -m minuet.testing.simulation tests.simulation.many_orders --seeds 2000 $(ARGS)
+	$(BIN)/minuet simulate tests.simulation.many_orders:simulation --seeds 2000 $(ARGS)
 
 test-failures: $(READY) ## Break real brokers in all the ways of docs/failures.md; they take five minutes more
 	dev/services install
@@ -59,7 +59,8 @@ format: $(READY) ## Format the code and fix what ruff can fix by itself
 	$(BIN)/ruff check --fix --exit-zero --quiet .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## Run the benchmarks
+bench: $(READY) ## Measure minuet beside its peers and the limits, about two hours; ten minutes: make bench ARGS=--quick
+	-dev/services install nats rabbitmq kafka postgres
 	$(BIN)/python -m benchmarks $(ARGS)
 
 # Pins stay as they are unless something asks for a change; newest of everything: make lock ARGS=--upgrade

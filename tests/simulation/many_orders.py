@@ -1,4 +1,4 @@
-"""What ``make simulate`` runs: ``python -m minuet.testing.simulation tests.simulation.many_orders --seeds 2000``.
+"""What ``make simulate`` runs: ``minuet simulate tests.simulation.many_orders:simulation --seeds 2000``.
 
 Fifty orders for each seed, so that 2,000 seeds are 100,000 orders.
 """

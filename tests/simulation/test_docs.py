@@ -19,7 +19,7 @@ def test_the_tutorial_runs() -> None:
     names: dict[str, object] = {}
     for block in BLOCKS:
         exec(compile(block, "docs/testing.md", "exec"), names)
-    for test in ("test_every_order_ends", "test_and_if_not_why"):
+    for test in ("test_every_order_ends", "test_and_if_not_why", "test_every_way"):
         names[test]()  # type: ignore[operator]
     for name in ("calm", "rough", "mine"):
         simulation = names[name]

@@ -78,6 +78,23 @@ def test_callbacks_keep_the_order_in_which_they_were_registered() -> None:
         assert run(register(), seed, put_off=0.3) == list(range(50))
 
 
+def test_an_alarm_changes_nothing_but_what_it_does() -> None:
+    async def tasks_and_alarms(at_s: tuple[float, ...]) -> tuple[str, list[float]]:
+        rung: list[float] = []
+        for number, when in enumerate(at_s):
+            tie = number / len(at_s) - 1.0
+            the_loop().alarm(when, tie, lambda: rung.append(the_loop().time()), copy_context())
+        told = await three_tasks()
+        await asyncio.sleep(1.0)
+        return told + await three_tasks(), rung
+
+    for seed in SEEDS:
+        usual, _ = run(tasks_and_alarms(()), seed, put_off=0.2)
+        disturbed, rung = run(tasks_and_alarms((0.0, 0.0, 0.5, 1.0)), seed, put_off=0.2)
+        assert disturbed == usual
+        assert rung == [0.0, 0.0, 0.5, 1.0]
+
+
 def test_earlier_timers_come_first() -> None:
     async def wait() -> list[float]:
         order: list[float] = []

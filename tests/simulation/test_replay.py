@@ -16,13 +16,21 @@ from tests.simulation.test_mutations import does_not_begin_what_it_took_over
 ROOT = Path(__file__).parents[2]
 TELLER = """
 import sys
-from minuet.testing.simulation import Faults
+from minuet.testing.simulation import Bounds, Faults, SimulationFailed
 from tests.simulation.shop import shop_simulation
+from tests.simulation.test_exploring import one_trip
 for seed in (0, 1, 2):
     report = shop_simulation(6).run(seed)
     print(report, report.digest)
 report = shop_simulation(6, faults=Faults.all(), machines="twins").run(3)
 print(report.trace)
+trip = one_trip("choreography")
+print(trip.explore(Bounds(faults=("message_doubled",))))
+trip.eventually(lambda world: not world.fired["store_deadlock"])
+try:
+    trip.run(0, faults=Faults(store_deadlock=0.3, message_doubled=0.3))
+except SimulationFailed as failed:
+    print(trip.shrink(failed, runs_max=30))
 """
 
 
@@ -49,7 +57,11 @@ def test_a_failure_is_repeated_by_its_faults_and_made_smaller(monkeypatch: pytes
     small = simulation.shrink(failed, runs_max=150)
     assert small.promise == failed.promise
     assert len(small.faults.schedule) + len(small.faults.exactly) <= 3
-    assert f"simulation.run(seed={seed}, faults=Faults(" in str(small)
+    assert len(small.sent) <= 3
+    called = str(small).rpartition("To see it again: ")[2]
+    with pytest.raises(SimulationFailed) as third:
+        eval(called, {"simulation": simulation, "Faults": Faults})
+    assert str(third.value.trace) == str(small.trace)
 
 
 @pytest.mark.slow
@@ -57,6 +69,8 @@ def test_two_processes_tell_the_same_story_byte_for_byte() -> None:
     one, other = told_by_a_process("1"), told_by_a_process("4711")
     assert one == other
     assert one.count("\n") > 150
+    assert "all there are within these bounds" in one
+    assert "store_deadlock@" in one
 
 
 def test_the_same_seed_twice_and_another() -> None:

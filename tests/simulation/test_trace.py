@@ -13,6 +13,7 @@ from minuet.testing.simulation.faults import KINDS
 from tests.simulation.shop import shop_simulation
 
 ROOT = Path(__file__).parents[2]
+MINUET = (sys.executable, "-m", "minuet.cli.main")
 MOMENTS = [
     Moment(0.5, "asks", "client", "orders", "PlaceOrder"),
     Moment(0.6, "commits", "orders", "", "PlaceOrder/o1 done: OrderCreated"),
@@ -75,7 +76,7 @@ def test_a_tally_says_what_never_happened() -> None:
 
 @pytest.mark.slow
 def test_many_seeds_from_the_command_line() -> None:
-    command = [sys.executable, "-m", "minuet.testing.simulation", "tests.simulation.many_orders", "--seeds", "2"]
+    command = [*MINUET, "simulate", "tests.simulation.many_orders:simulation", "--seeds", "2"]
     told = subprocess.run(
         [*command, "--processes", "1"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=100
     )
@@ -93,7 +94,7 @@ def test_the_first_failure_ends_it_and_is_explained(tmp_path: Path) -> None:
         "def two_and_two_are_five(world):\n"
         "    return 2 + 2 == 5\n"
     )
-    command = [sys.executable, "-m", "minuet.testing.simulation", "broken", "--processes", "1", "--shrink", "20"]
+    command = [*MINUET, "simulate", "broken:simulation", "--processes", "2", "--seeds", "4", "--shrink", "20"]
     told = subprocess.run(
         command,
         cwd=tmp_path,
@@ -105,4 +106,4 @@ def test_the_first_failure_ends_it_and_is_explained(tmp_path: Path) -> None:
     )
     assert told.returncode == 1, told.stderr
     assert "broken with seed 0: two and two are five" in told.stdout
-    assert "simulation.run(seed=0, faults=Faults())" in told.stdout
+    assert "To see it again: minuet simulate broken:simulation --seed 0 --exactly '' --only ''\n" in told.stdout

@@ -54,7 +54,7 @@ def load_app(name: str) -> App:
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
         raise ConfigurationError(f"{name!r} names no app; write module:name, as in {SHOP}")
-    found = _import(module_name)
+    found = import_named(module_name)
     for part in attribute.split("."):
         if not hasattr(found, part):
             raise ConfigurationError(f"module {module_name} has no {attribute!r}; which name has the App there?")
@@ -64,7 +64,7 @@ def load_app(name: str) -> App:
     return found
 
 
-def _import(module_name: str) -> Any:
+def import_named(module_name: str) -> Any:
     # As Python does for a script: the folder that one stands in counts.
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))

@@ -37,6 +37,7 @@ class Waiting:
     Attributes:
         is_extra: a copy, or a message that lost its place; it stands in nobody's way.
         taken: how often it was handed out; whoever has it under an older number has lost it.
+        released: where messages wait for their turn, how often it was this one's.
     """
 
     group: Group
@@ -49,6 +50,11 @@ class Waiting:
     due_at: float = 0.0
     owner: SimulatedTransport | None = None
     taken: int = 0
+    released: int = 0
+
+    @property
+    def is_held(self) -> bool:
+        return self.released <= self.taken
 
 
 @dataclass(slots=True, eq=False)
@@ -57,14 +63,15 @@ class Group:
 
     subscription: Subscription
     queue: dict[int, Waiting] = field(default_factory=dict)
-    waiters: dict[asyncio.Future[None], None] = field(default_factory=dict)
+    waiters: dict[asyncio.Future[None], SimulatedTransport] = field(default_factory=dict)
 
-    def due(self, now: float, *, ordered: bool) -> Iterator[Waiting]:
+    def due(self, now: float, *, ordered: bool, in_turn: bool = False) -> Iterator[Waiting]:
+        """What can be handed out now; ``in_turn``, of that only what is not held."""
         held = set()
         for message in self.queue.values():
             if ordered and not message.is_extra and message.key in held:
                 continue
-            if message.owner is None and message.due_at <= now:
+            if message.owner is None and message.due_at <= now and not (in_turn and message.is_held):
                 yield message
             elif message.key and not message.is_extra:
                 held.add(message.key)
@@ -83,6 +90,7 @@ class Broker:
     Attributes:
         ordered: whether it keeps the order of each key.
         is_down: it does nothing.
+        in_turn: a message is handed out when somebody says that it is its turn, and not before.
     """
 
     def __init__(self, world: World, *, ordered: bool) -> None:
@@ -90,6 +98,7 @@ class Broker:
         self.ordered = ordered
         self.groups: dict[str, Group] = {}
         self.is_down = False
+        self.in_turn = False
         self._position = 0
 
     def go_down(self) -> None:
@@ -115,22 +124,26 @@ class Broker:
     def keep(self, channel: str, attributes: Mapping[str, str], body: bytes, key: str, wanted: Sequence[Group]) -> None:
         """Put a message into these groups' queues."""
         world = self.world
+        what = f"{attributes.get('type', 'garbage')}/{key}"
         for group in wanted:
             waiting = self._add(group, channel, attributes, body, key)
-            if world.strikes("message_delayed", group.subscription.group):
+            if world.strikes("message_delayed", group.subscription.group, what):
                 waiting.due_at = world.now + world.latency.expovariate(0.5)
-            if not self.ordered and world.strikes("message_reordered", group.subscription.group):
+            if not self.ordered and world.strikes("message_reordered", group.subscription.group, what):
                 waiting.due_at = world.now + world.latency.uniform(0.0, 0.1)
                 waiting.is_extra = True
-            if world.strikes("message_doubled", group.subscription.group):
+            if world.strikes("message_doubled", group.subscription.group, what):
                 copy = self._add(group, channel, attributes, body, key)
                 copy.is_extra = True
                 copy.due_at = world.now + world.latency.choice((0.0, 0.01, 1.0, 20.0))
             group.wake()
 
-    def _add(self, group: Group, channel: str, attributes: Mapping[str, str], body: bytes, key: str) -> Waiting:
+    def next_position(self) -> int:
         self._position += 1
-        waiting = Waiting(group, self._position, channel, attributes, body, key)
+        return self._position
+
+    def _add(self, group: Group, channel: str, attributes: Mapping[str, str], body: bytes, key: str) -> Waiting:
+        waiting = Waiting(group, self.next_position(), channel, attributes, body, key)
         group.queue[waiting.position] = waiting
         return waiting
 
@@ -139,6 +152,18 @@ class Broker:
         if message.owner is not None and message.taken == taken and message.position in message.group.queue:
             message.owner = None
             message.group.wake()
+
+    def heard_now(self) -> Iterator[tuple[str, Waiting]]:
+        """By group what living members wait for; of each key only the first, where the order is kept."""
+        for name, group in self.groups.items():
+            if not any(transport.is_listening for transport in group.waiters.values()):
+                continue
+            first: set[str] = set()
+            for message in group.due(self.world.now, ordered=self.ordered):
+                if not self.ordered or message.is_extra or not message.key or message.key not in first:
+                    yield name, message
+                if not message.is_extra:
+                    first.add(message.key)
 
     def waiting(self) -> list[str]:
         """What must be gone once everything is over."""
@@ -158,6 +183,14 @@ class SimulatedTransport:
         self._process = process
         self._world = broker.world
         self._is_dead = False
+
+    @property
+    def host(self) -> Process:
+        return self._process
+
+    @property
+    def is_listening(self) -> bool:
+        return not self._is_dead and not self._process.is_halted
 
     async def start(self) -> None:
         """Nothing to do."""
@@ -199,9 +232,10 @@ class SimulatedTransport:
 
     def _publish(self, message: Outgoing) -> Exception | None:
         world, envelope = self._world, message.envelope
+        what = f"{envelope.type}/{envelope.key}"
         if len(envelope.body) > self.features.body_bytes_max:
             return MessageError(f"{envelope.type} has {len(envelope.body)} bytes, too many")
-        if world.strikes("publish_refused", f"{envelope.source}: {envelope.type}"):
+        if world.strikes("publish_refused", envelope.source, what):
             return BrokerDown("not kept")
         wanted = [
             group for group in self._broker.groups.values() if group.subscription.wants(message.channel, envelope)
@@ -211,7 +245,7 @@ class SimulatedTransport:
         if world.strikes("garbage", message.channel):
             hearers = [one for one in self._broker.groups.values() if message.channel in one.subscription.wanted]
             self._broker.keep(message.channel, {}, world.latency.choice(GARBAGE), "", hearers)
-        if world.strikes("confirm_lost", f"{envelope.source}: {envelope.type}"):
+        if world.strikes("confirm_lost", envelope.source, what):
             return BrokerDown("no confirmation")
         return None
 
@@ -224,11 +258,12 @@ class SimulatedTransport:
         while True:
             self._broker.check()
             now = loop.time()
-            taken = list(islice(found.due(now, ordered=self._broker.ordered), self._how_many(limit)))
+            due = found.due(now, ordered=self._broker.ordered, in_turn=self._broker.in_turn)
+            taken = list(islice(due, self._how_many(limit)))
             if taken:
                 return [self._hand_out(message) for message in taken]
             news: asyncio.Future[None] = loop.create_future()
-            found.waiters[news] = None
+            found.waiters[news] = self
             later = found.next_due(now)
             alarm = loop.call_at(later, found.wake) if later is not None else None
             try:
@@ -246,7 +281,8 @@ class SimulatedTransport:
         message.owner = self
         message.taken += 1
         world.heard(message)
-        expired = world.strikes("message_expired", message.group.subscription.group)
+        what = f"{message.attributes.get('type', 'garbage')}/{message.key}"
+        expired = world.strikes("message_expired", message.group.subscription.group, what)
         hold_s = world.latency.uniform(0.0, 0.05) if expired else HOLD_S
         taken = message.taken
         world.later(hold_s, lambda: self._broker.expire(message, taken))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
+from urllib.parse import quote, unquote
 
 PER_MINUTE = "_per_minute"
 ALL_TOGETHER = 0.1
@@ -30,10 +32,16 @@ class At:
 
 
 class Nth(NamedTuple):
-    """A fault at one opportunity of its kind, the first of which is number 1."""
+    """A fault at one opportunity of its kind.
+
+    Attributes:
+        number: which one; the first is number 1.
+        where: of those at this place and with this message; if empty, of all there are.
+    """
 
     kind: str
     number: int
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +139,38 @@ class Faults:
             rates[name] = usual * strength if is_there else 0.0
         return replace(cls(), **rates)
 
+    @classmethod
+    def from_text(cls, text: str) -> Faults:
+        """Exactly the faults that `to_text` has written down, and no others.
+
+        Raises:
+            ValueError: says which part of it is none.
+        """
+        schedule, exactly, until_s = read(text)
+        return cls(schedule=schedule, exactly=exactly, until_s=cls().until_s if until_s is None else until_s)
+
+    def to_text(self) -> str:
+        """The faults at their times and opportunities as a text without blanks or quotes; rates have no place in it."""
+        told = [*map(written, self.schedule), *map(written, self.exactly)]
+        if self.until_s != Faults().until_s:
+            told.append(f"{UNTIL}{self.until_s!r}")
+        return ",".join(told)
+
+    @property
+    def count(self) -> int:
+        """How many there are at times and opportunities of their own."""
+        return len(self.schedule) + len(self.exactly)
+
+    @property
+    def has_rates(self) -> bool:
+        return any(getattr(self, name) for name in _USUAL)
+
+    def each_alone(self) -> Iterator[Faults]:
+        """For each kind that it has a rate of, nothing but that."""
+        for name in _USUAL:
+            if rate := getattr(self, name):
+                yield replace(Faults(until_s=self.until_s), **{name: rate})
+
     def without(self, *kinds: str) -> Faults:
         """The same, and none of these."""
         rates: dict[str, Any] = {_field_of(kind): 0.0 for kind in kinds}
@@ -138,6 +178,10 @@ class Faults:
 
     def rate(self, kind: str) -> float:
         return float(getattr(self, kind))
+
+    def rate_of(self, kind: str) -> float:
+        """The rate of a kind by the name under which a run counts it."""
+        return float(getattr(self, _field_of(kind)))
 
     def timed(self) -> Iterator[tuple[str, float]]:
         """The kinds that come by themselves, and how often in a minute."""
@@ -157,6 +201,84 @@ class Faults:
 
 def _field_of(kind: str) -> str:
     return next(one.name for one in fields(Faults) if one.name in (kind, kind + PER_MINUTE, kind + "_s"))
+
+
+# -- as text -----------------------------------------------------------------------------------------------------------
+
+UNTIL = "until~"
+_NTH = re.compile(r"([a-z_]+)(?:@([^,#\s]+))?#([1-9]\d*)")
+_AT = re.compile(r"([a-z_]+)(?:@([^,#\s]+))?~([^~:,\s]+):([^~:,\s]+)")
+
+
+def written(fault: At | Nth) -> str:
+    """As ``crash_after_commit@orders#12``, its 12th opportunity there, or ``pause@payment~3.25:10.0``, at 3.25 s."""
+    if isinstance(fault, Nth):
+        return f"{fault.kind}{_place(fault.where)}#{fault.number}"
+    return f"{fault.kind}{_place(fault.machine)}~{fault.at_s!r}:{fault.for_s!r}"
+
+
+def _place(name: str) -> str:
+    return f"@{plain(name)}" if name else ""
+
+
+def plain(name: str) -> str:
+    """The name without what means something in a shell, or in a list with commas."""
+    return quote(name, safe="/:._-")
+
+
+def read(text: str) -> tuple[tuple[At, ...], tuple[Nth, ...], float | None]:
+    """What `written` has written, and until when faults happen, if that is said.
+
+    Raises:
+        ValueError: says which part of it is none.
+    """
+    schedule: list[At] = []
+    exactly: list[Nth] = []
+    until_s = None
+    for part in filter(None, text.split(",")):
+        try:
+            if part.startswith(UNTIL):
+                until_s = float(part.removeprefix(UNTIL))
+            elif found := _NTH.fullmatch(part):
+                exactly.append(Nth(_point(found[1]), int(found[3]), unquote(found[2] or "")))
+            elif found := _AT.fullmatch(part):
+                schedule.append(At(float(found[3]), found[1], unquote(found[2] or ""), float(found[4])))
+            else:
+                raise ValueError("it is written as in crash_after_commit@orders#12 or pause@payment~3.25:10.0")
+        except ValueError as error:
+            raise ValueError(f"{part!r} is no fault: {error}") from None
+    return tuple(schedule), tuple(exactly), until_s
+
+
+def _point(kind: str) -> str:
+    if kind not in POINTS:
+        raise ValueError(f"what happens, or not, when something is done is one of {', '.join(POINTS)}")
+    return kind
+
+
+def rates(text: str) -> Faults:
+    """What a person writes who wants some kinds of faults: ``kill=4,message_doubled=0.2``.
+
+    Raises:
+        ValueError: names the kinds that there are, or says what is wrong with a rate.
+    """
+    chosen: dict[str, Any] = {}
+    for part in filter(None, text.split(",")):
+        kind, _, rate = part.partition("=")
+        field = next((name for name in _USUAL if kind in (name, _kind_of(name))), None)
+        if field is None:
+            raise ValueError(f"there is no fault {kind!r}; there are {', '.join(KINDS)}")
+        try:
+            chosen[field] = float(rate)
+        except ValueError:
+            raise ValueError(f"{part!r} has no rate; write it as in {kind}={_USUAL[field]:g}") from None
+        if not 0 <= chosen[field] <= (1 if field in POINTS else 3600):
+            raise ValueError(f"{part!r}: a rate is from 0 to {1 if field in POINTS else 3600}")
+    return replace(Faults(), **chosen)
+
+
+def _kind_of(name: str) -> str:
+    return name.removesuffix(PER_MINUTE).removesuffix("_s")
 
 
 _USUAL: dict[str, float] = {
@@ -192,5 +314,7 @@ _USUAL: dict[str, float] = {
     "operator_per_minute": 6.0,
 }
 
-KINDS = tuple(name.removesuffix(PER_MINUTE).removesuffix("_s") for name in _USUAL)
+KINDS = tuple(map(_kind_of, _USUAL))
 """Every kind of fault, by the name under which a run counts it."""
+POINTS = tuple(name for name in _USUAL if not name.endswith((PER_MINUTE, "_s")))
+"""The kinds that happen, or not, when something is done; the others come at a time."""

@@ -53,6 +53,8 @@ class Host:
 
 
 HOST: ContextVar[Host | None] = ContextVar("minuet_simulated_host", default=None)
+FAMILY: ContextVar[list[asyncio.Task[Any]] | None] = ContextVar("minuet_simulated_family", default=None)
+"""Where it is set, every task that is made is put into it, and so are those that they make."""
 
 
 class _Task(asyncio.Task[Any]):
@@ -65,6 +67,7 @@ class _Timer(asyncio.TimerHandle):
     """Of those that are due at the same instant the seed chooses."""
 
     due: tuple[float, float]
+    is_alarm = False
 
     def __lt__(self, other: object) -> bool:
         return self.due < other.due  # type: ignore[attr-defined, no-any-return]
@@ -79,6 +82,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     Attributes:
         steps: callbacks run so far.
         problems: exceptions that nobody caught or looked at.
+        before_time_passes: called when nothing is ready, each time again until it makes nothing ready any more.
     """
 
     # asyncio's own, which are not in its type stubs.
@@ -90,6 +94,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         super().__init__()
         self.steps = 0
         self.problems: list[str] = []
+        self.before_time_passes: Callable[[], None] | None = None
         self._now = 0.0
         self._steps_until = STEPS_PER_INSTANT_MAX
         self._chance = chance
@@ -105,6 +110,10 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         task = _Task(work, loop=loop, **named)
         self._tasks_made += 1
         task.number = self._tasks_made
+        context = named.get("context")
+        family = FAMILY.get() if context is None else context.get(FAMILY)
+        if family is not None:
+            family.append(task)
         return task
 
     def call_at(
@@ -115,9 +124,11 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         return timer
 
     def alarm(self, when: float, tie: float, callback: Callable[[], object], context: Context) -> None:
-        """As `call_at`, but nothing is drawn for it: of those at one instant the lower ``tie`` comes first. Below 0 it
-        comes before all that drew theirs."""
-        self._push(_Timer(when, callback, (), self, context), tie)
+        """As `call_at`, but nothing else goes another way because of it: it comes before everything that is ready then,
+        and of several the one with the lower ``tie``, which is below 0."""
+        timer = _Timer(when, callback, (), self, context)
+        timer.is_alarm = True
+        self._push(timer, tie)
 
     def _push(self, timer: _Timer, tie: float) -> None:
         timer.due = (timer.when(), tie)
@@ -154,6 +165,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         timers = self._scheduled
         while timers and timers[0].cancelled():
             heapq.heappop(timers)._scheduled = False  # type: ignore[attr-defined]
+        if not self._ready and not self._stopping and self.before_time_passes is not None:
+            self.before_time_passes()
         if not self._ready and not self._stopping:
             if not timers:
                 raise Stuck("everything waits, and no timer is set: nothing will ever happen again")
@@ -165,10 +178,24 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             timer._scheduled = False  # type: ignore[attr-defined]
             self._ready.append(timer)
 
+    def soon(self, within_s: float) -> tuple[bool, set[Host]]:
+        """Whether something is to run within so many seconds, and of which hosts."""
+        until = self._now + within_s
+        timers = [one for one in self._scheduled if one.when() <= until and not one.cancelled()]
+        hosts = (one._context.get(HOST) for one in timers)  # type: ignore[attr-defined]
+        return bool(timers), {host for host in hosts if host is not None}
+
     def _in_some_order(self) -> list[asyncio.Handle]:
         """What is ready, tasks shuffled among everything else, which keeps its order."""
-        ready = list(self._ready)
+        every = list(self._ready)
         self._ready.clear()
+        if len(every) < 2:
+            return every
+        alarms = [handle for handle in every if type(handle) is _Timer and handle.is_alarm]
+        ready = [handle for handle in every if handle not in alarms] if alarms else every
+        return [*alarms, *self._mixed(ready)] if alarms else self._mixed(ready)
+
+    def _mixed(self, ready: list[asyncio.Handle]) -> list[asyncio.Handle]:
         if len(ready) < 2:
             return ready
         tasks: list[tuple[int, asyncio.Handle]] = []

@@ -7,6 +7,7 @@ there are other tests.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,11 +27,16 @@ RETRY_S = 1.0
 
 
 class Network:
-    """`minuet.runtime.directory.Elsewhere`, as one of those who call sees it."""
+    """`minuet.runtime.directory.Elsewhere`, as one of those who call sees it.
 
-    def __init__(self, world: World, caller: str) -> None:
+    Args:
+        latency: how long its calls take; by default as the world's.
+    """
+
+    def __init__(self, world: World, caller: str, *, latency: random.Random | None = None) -> None:
         self._world = world
         self._caller = caller
+        self._latency = latency or world.latency
 
     async def ask(self, command: type[Command], envelope: Envelope, *, key: str) -> Envelope:
         service = command.__contract__.service
@@ -40,7 +46,7 @@ class Network:
             assert process.system is not None
             return process.system.places[service].ask(sent, key=key, wait_s=WAIT_S)
 
-        answer = await self._call(service, name_of(command), work, lambda answer: answer.type)
+        answer = await self._call(service, name_of(command), key, work, lambda answer: answer.type)
         return answer.unread()
 
     async def read(self, query: Query) -> View:
@@ -50,12 +56,13 @@ class Network:
             assert process.system is not None
             return process.system.places[service].read(query)
 
-        return await self._call(service, name_of(query), work, lambda view: type(view).__name__)
+        return await self._call(service, name_of(query), "", work, lambda view: type(view).__name__)
 
     async def _call(
         self,
         service: str,
         what: str,
+        about: str,
         work: Callable[[Process], Coroutine[Any, Any, T]],
         in_words: Callable[[T], str],
     ) -> T:
@@ -64,21 +71,23 @@ class Network:
             NotYet, NotFound, Rejected: as `minuet.adapters.http_participants` says.
         """
         world, caller = self._world, self._caller
+        place = f"{what}/{about}" if about else what
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                await asyncio.sleep(world.latency.expovariate(500.0))
+                await asyncio.sleep(self._latency.expovariate(500.0))
+                await world.turn(service, f"{what} {about}")
                 world.trace(caller, service, "asks", what)
-                if world.strikes("request_lost", service):
-                    await asyncio.sleep(world.latency.choice((0.01, TIMEOUT_S)))
+                if world.strikes("request_lost", service, place):
+                    await asyncio.sleep(self._latency.choice((0.01, TIMEOUT_S)))
                     raise NotYet(f"{service} cannot be reached", retry_after_s=RETRY_S)
                 answer = await self._answer(self._process_of(service), service, work)
-                if world.strikes("reply_slow", service):
-                    await asyncio.sleep(world.latency.uniform(0.5, 2 * TIMEOUT_S))
-                if world.strikes("reply_lost", service):
+                if world.strikes("reply_slow", service, place):
+                    await asyncio.sleep(self._latency.uniform(0.5, 2 * TIMEOUT_S))
+                if world.strikes("reply_lost", service, place):
                     raise NotYet(f"{service} closed the connection", retry_after_s=RETRY_S)
-                if world.strikes("reply_garbage", service):
+                if world.strikes("reply_garbage", service, place):
                     raise NotYet(f"{service} answered {what} with nonsense", retry_after_s=RETRY_S)
-                await asyncio.sleep(world.latency.expovariate(500.0))
+                await asyncio.sleep(self._latency.expovariate(500.0))
                 world.trace(service, caller, "answers", in_words(answer))
                 return answer
         except TimeoutError as error:
@@ -105,4 +114,4 @@ class Network:
         ]
         if not having:
             raise NotYet(f"{service} cannot be reached", retry_after_s=RETRY_S)
-        return self._world.latency.choice(having)
+        return self._latency.choice(having)

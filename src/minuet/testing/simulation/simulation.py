@@ -2,95 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import gc
-import logging
-from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, overload
 
 from minuet.app import App
-from minuet.bootstrap import everything
-from minuet.core.errors import ConfigurationError
-from minuet.core.projection import Coordination
-from minuet.settings import Settings
-from minuet.testing.simulation.dice import Dice
-from minuet.testing.simulation.faults import At, Faults, Nth
-from minuet.testing.simulation.invariants import ALL_END, NOTHING_UNSEEN, Broken
-from minuet.testing.simulation.loop import SimulatedLoop, Stuck
-from minuet.testing.simulation.trace import Trace
+from minuet.testing.simulation.exploring import Bounds, Explored, Exploring
+from minuet.testing.simulation.faults import Faults
+from minuet.testing.simulation.report import Report, SimulationFailed, choices_of
+from minuet.testing.simulation.run import Driver, Run
+from minuet.testing.simulation.shrinking import Shrinking
 from minuet.testing.simulation.world import World
 
 Check = Callable[[World], object]
-Driver = Callable[[World], Coroutine[Any, Any, None]]
 C = TypeVar("C", bound=Check)
 D = TypeVar("D", bound=Driver)
-
-NEEDS_OPERATOR = "needs operator"
-SHOWN = 40
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """A run.
-
-    Attributes:
-        steps: callbacks that the event loop ran.
-        virtual_s: how long it took in the world, in seconds.
-        fired: how often each kind of fault happened.
-        sagas: how many ended ``completed``, ``compensated`` or in need of an operator.
-        outcomes: for each saga, by name and id, what its participants decided: by rule the answer's type.
-        definitions: how many sagas there were of each definition, by its fingerprint.
-        digest: the same for two runs that are alike in everything.
-    """
-
-    seed: int
-    coordination: Mapping[str, Coordination]
-    steps: int
-    virtual_s: float
-    commits: int
-    fired: Counter[str]
-    sagas: Counter[str]
-    outcomes: Mapping[tuple[str, str], Mapping[str, str]]
-    definitions: Counter[str]
-    trace: Trace = field(repr=False)
-    digest: str
-
-    def __str__(self) -> str:
-        ends = ", ".join(f"{count} {end}" for end, count in sorted(self.sagas.items())) or "none began"
-        return (
-            f"seed {self.seed}: {self.steps} steps in {self.virtual_s:.1f} virtual seconds, {self.commits} commits, "
-            f"{self.fired.total()} faults; sagas: {ends}"
-        )
-
-
-class SimulationFailed(AssertionError):
-    """A promise was broken.
-
-    Attributes:
-        seed: with which it is broken again.
-        promise: which one. how: in which way.
-        trace: everything until then.
-        faults: those that happened, and no others: with them and the seed the run is the same.
-    """
-
-    def __init__(self, world: World, broken: Broken, replay: str) -> None:
-        self.seed = world.seed
-        self.promise, self.how = broken
-        self.trace = world.happened
-        self.faults = Faults(
-            schedule=tuple(one for one in world.struck if isinstance(one, At)),
-            exactly=tuple(one for one in world.struck if isinstance(one, Nth)),
-            until_s=world.faults.until_s,
-        )
-        ways = ", ".join(f"{name} by {how}" for name, how in world.settings.coordination.items()) or "no sagas"
-        super().__init__(
-            f"broken with seed {self.seed}: {self.promise}\n  {self.how}\n\n{self.trace.diagram(SHOWN)}\n\n"
-            f"{ways}; machines {', '.join(world.machines)}; the broker keeps {'the' if world.broker.ordered else 'no'} "
-            f"order; {len(world.struck)} faults, from {world.faults}\nTo see it again: {replay}"
-        )
 
 
 class Simulation:
@@ -176,234 +101,53 @@ class Simulation:
 
     # -- running it ----------------------------------------------------------------------------------------------------
 
-    def run(self, seed: int | None = None, *, faults: Faults | None = None) -> Report:
+    def run(
+        self,
+        seed: int | None = None,
+        *,
+        faults: Faults | None = None,
+        only: Collection[str] | None = None,
+        coordination: str | Mapping[str, str] | None = None,
+        choices: str | None = None,
+    ) -> Report:
         """Run it once. The same seed always gives the same run.
 
         Args:
             faults: instead of the simulation's own.
+            only: of what the driver sends, only these are sent, by their names, as in ``PlaceOrder/o1``; see `shrink`.
+            coordination: instead of the simulation's own.
+            choices: a run of `explore` again, as its failure says.
 
         Raises:
             SimulationFailed: a promise was broken.
+            ValueError: the choices are not of this simulation.
         """
-        return _Run(self, self.seed if seed is None else seed, faults).run()
+        chosen = None if choices is None else choices_of(choices)
+        seed = self.seed if seed is None else seed
+        return Run(self, seed, faults=faults, only=only, coordination=coordination, choices=chosen).run()
 
     def run_many(self, seeds: Iterable[int]) -> list[Report]:
         """Run it with each of these seeds. Raises SimulationFailed at the first that breaks a promise."""
         return [self.run(seed) for seed in seeds]
 
     def shrink(self, failed: SimulationFailed, *, runs_max: int = 300) -> SimulationFailed:
-        """The same promise broken with the same seed by as few faults as can be found in so many runs."""
-        return shrink(self, failed, runs_max)
+        """The same promise broken with the same seed by as little as can be found in so many runs.
 
+        First some of what the driver sends is left out. For whoever waits for the answer, `World.send` returns as if
+        there were one; looking at it raises `LeftOut`, which ends the task that does. Then faults are left out.
+        """
+        return failed if failed.choices is not None else Shrinking(self, failed, runs_max).run()
 
-def shrink(simulation: Simulation, failed: SimulationFailed, runs_max: int) -> SimulationFailed:
-    """Leave out faults, first half of them at once, then fewer, as long as the same promise is broken.
+    def explore(self, bounds: Bounds | None = None, *, progress: Callable[[int, int], None] | None = None) -> Explored:
+        """Run it in every way there is, within bounds: every order of deliveries, every single fault.
 
-    This is ddmin: Zeller and Hildebrandt, "Simplifying and Isolating Failure-Inducing Input", 2002.
-    """
-    runs, parts = 0, 2
-    while runs < runs_max:
-        faults: list[At | Nth] = [*failed.faults.schedule, *failed.faults.exactly]
-        size = max(1, len(faults) // parts)
-        for begin in range(0, len(faults), size):
-            fewer = _again(simulation, failed, faults[:begin] + faults[begin + size :])
-            runs += 1
-            if fewer is not None or runs >= runs_max:
-                break
-        else:
-            fewer = None
-        if fewer is not None:
-            failed, parts = fewer, max(2, parts - 1)
-        elif size <= 1:
-            break
-        else:
-            parts = min(len(faults), parts * 2)
-    return failed
+        What it drives should be small: one saga, on few places. See `minuet.testing.simulation.exploring`, which says
+        what is gone through and what is not.
 
+        Args:
+            progress: told after each run how many there were, and how many are known to come.
 
-def _again(simulation: Simulation, failed: SimulationFailed, faults: Sequence[At | Nth]) -> SimulationFailed | None:
-    """The failure, if these faults are enough for it, and for the same one."""
-    some = Faults(
-        schedule=tuple(one for one in faults if isinstance(one, At)),
-        exactly=tuple(one for one in faults if isinstance(one, Nth)),
-        until_s=failed.faults.until_s,
-    )
-    try:
-        simulation.run(failed.seed, faults=some)
-    except SimulationFailed as again:
-        fewer = len(again.faults.schedule) + len(again.faults.exactly) <= len(faults)
-        return again if again.promise == failed.promise and fewer else None
-    return None
-
-
-class _Run:
-    """One seed."""
-
-    def __init__(self, simulation: Simulation, seed: int, faults: Faults | None) -> None:
-        self.simulation = simulation
-        self.seed = seed
-        self.is_exact = faults is not None
-        self.dice = Dice(seed)
-        drawn = self.dice.of("setting")
-        # Everything is drawn, whether it is used or not, so that fixing one does not change the others.
-        coordination, layout = drawn.choice(list(Coordination)), drawn.choice(("together", "apart", "twins"))
-        ordered, put_off = drawn.random() < 0.5, drawn.choice((0.0, 0.1, 0.3))
-        given = faults or simulation.faults
-        self.faults = given if isinstance(given, Faults) else Faults.swarm(drawn)
-        self.coordination = self._coordination(coordination)
-        self.loop = SimulatedLoop(self.dice.of("schedule"), put_off=put_off)
-        try:
-            self.world = self._world(layout, ordered=ordered)
-        except BaseException:
-            self.loop.close()
-            raise
-
-    def _world(self, layout: str, *, ordered: bool) -> World:
-        simulation = self.simulation
-        return World(
-            simulation.app,
-            simulation.next_app,
-            seed=self.seed,
-            settings=Settings(
-                stores={"default": "memory:"},
-                channels={"*": "memory:"},
-                coordination=self.coordination,
-                queries=simulation.queries,  # type: ignore[arg-type]
-            ),
-            machines=self._machines(layout),
-            faults=self.faults,
-            ordered=ordered if simulation.ordered is None else simulation.ordered,
-            loop=self.loop,
-            dice=self.dice,
-        )
-
-    def _coordination(self, drawn: Coordination) -> dict[str, Coordination]:
-        given = self.simulation.coordination
-        if isinstance(given, str):
-            chosen = drawn if given == "any" else Coordination(given)
-            return {saga.name: chosen for saga in self.simulation.app.sagas}
-        return {name: Coordination(how) for name, how in given.items()}
-
-    def _machines(self, drawn: str) -> Mapping[str, Sequence[str]]:
-        given = self.simulation.machines
-        names = everything(self.simulation.app)
-        match drawn if given == "any" else given:
-            case "together":
-                return {"one": names}
-            case "twins":
-                return {"one": names, "other": names}
-            case "apart":
-                return {name: [name] for name in names}
-            case str() as other:
-                raise ConfigurationError(f"machines={other!r} is none of together, apart, twins and any")
-            case layout:
-                missing = [name for name in names if not any(name in services for services in layout.values())]
-                if missing:
-                    raise ConfigurationError(f"machines={layout!r}: {', '.join(missing)} runs nowhere")
-                return layout
-
-    def run(self) -> Report:
-        world, loop = self.world, self.loop
-        logger, was_collecting = logging.getLogger("minuet"), gc.isenabled()
-        level = logger.level
-        logger.setLevel(logging.CRITICAL + 1)  # what is reported is part of what is simulated; nobody reads it
-        gc.disable()  # what the collector finds, and when, differs from run to run
-        main = loop.create_task(self._main())
-        try:
-            self._go(main)
-        finally:
-            self._clean_up()
-            logger.setLevel(level)
-            if was_collecting:
-                gc.enable()
-        if world.broken is not None:
-            replay = f"simulation.run(seed={self.seed})"
-            if self.is_exact:
-                replay = f"simulation.run(seed={self.seed}, faults={self.faults})"
-            raise SimulationFailed(world, world.broken, replay)
-        if (error := None if main.cancelled() else main.exception()) is not None:
-            raise error
-        return self._report()
-
-    def _go(self, main: asyncio.Task[None]) -> None:
-        main.add_done_callback(lambda _: self.world.stop())
-        try:
-            self.loop.run_forever()
-        except Stuck as stuck:
-            self.world.breaks((ALL_END, str(stuck)))
-        if self.loop.problems and self.world.broken is None:
-            self.world.breaks((NOTHING_UNSEEN, self.loop.problems[0]))
-
-    async def _main(self) -> None:
-        simulation, world = self.simulation, self.world
-        world.provided = simulation.provided(world) if simulation.provided else {}
-        await world.start()
-        world.watch(simulation._always)
-        world.get_rough()
-        driving = asyncio.create_task(self._drive())
-        await asyncio.sleep(max(0.0, self.faults.until_s - world.now))
-        world.calm_down()
-        try:
-            async with asyncio.timeout(simulation.patience_s):
-                await driving
-        except TimeoutError:
-            world.breaks(
-                (ALL_END, f"whoever drives the simulation waits for more than {simulation.patience_s} seconds")
-            )
-        await world.quiet(simulation.patience_s)
-        if simulation.retries_parked and world.retry_parked():
-            await world.quiet(simulation.patience_s)
-        for broken in world.promises.at_the_end(world.needing_an_operator()):
-            world.breaks(broken)
-        world.check_parked_messages()
-        for check in simulation._eventually:
-            world.check(check)
-
-    async def _drive(self) -> None:
-        if self.simulation._driver is not None:
-            await self.simulation._driver(self.world)
-
-    def _clean_up(self) -> None:
-        """Let everything that is still there end, in a world in which nothing can be done any more."""
-        world, loop = self.world, self.loop
-        self.steps, self.virtual_s = loop.steps, loop.time()
-        world.is_over = True
-        with suppress(Stuck):
-            loop.run_until_complete(self._cancel_all())
-        loop.close()
-        world.close()
-
-    async def _cancel_all(self) -> None:
-        for _ in range(20):
-            for process in self.world.processes:
-                self.loop.go_on(process)
-            rest = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-            if not rest:
-                return
-            for task in rest:
-                task.cancel()
-            await asyncio.wait(rest, timeout=60.0)
-
-    def _report(self) -> Report:
-        world = self.world
-        parked = world.needing_an_operator()
-        sagas: Counter[str] = Counter()
-        for key, saga in world.promises.sagas.items():
-            end = world.promises.end_of(saga)
-            sagas[end or (NEEDS_OPERATOR if key in parked else "not ended")] += 1
-        return Report(
-            seed=self.seed,
-            coordination=self.coordination,
-            steps=self.steps,
-            virtual_s=self.virtual_s,
-            commits=world.commits,
-            fired=world.fired,
-            sagas=sagas,
-            outcomes={
-                key: {rule: decision.kind for rule, decision in saga.decisions.items()}
-                for key, saga in world.promises.sagas.items()
-            },
-            definitions=Counter(saga.definition for saga in world.sagas),
-            trace=world.happened,
-            digest=world.happened.digest(),
-        )
+        Raises:
+            SimulationFailed: a promise was broken. It is broken by as few choices as there are that do.
+        """
+        return Exploring(self, bounds or Bounds(), progress).run()

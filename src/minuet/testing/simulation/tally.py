@@ -6,8 +6,8 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from minuet.testing.simulation.faults import KINDS
-from minuet.testing.simulation.simulation import Report
+from minuet.testing.simulation.faults import KINDS, Faults
+from minuet.testing.simulation.report import Report
 
 
 @dataclass
@@ -35,12 +35,27 @@ class Tally:
         self.fired += report.fired
 
     @property
+    def took_s(self) -> float:
+        return max(time.perf_counter() - self.began_at, 0.001)
+
+    @property
     def never_fired(self) -> list[str]:
         """The kinds of faults that did not happen once: against them nothing was tested."""
         return [kind for kind in KINDS if not self.fired[kind]]
 
+    def never_fired_of(self, faults: Faults | str) -> list[str]:
+        """Of those that were to happen, by their rates."""
+        return [kind for kind in self.never_fired if not isinstance(faults, Faults) or faults.rate_of(kind)]
+
+    def pace(self) -> str:
+        """How it gets on, in a few words."""
+        ends = ", ".join(f"{count} {end}" for end, count in sorted(self.sagas.items()))
+        return (
+            f"{self.seeds / self.took_s:.1f} seeds/s, {self.sagas.total() / self.took_s:.0f} sagas/s, {ends or 'none'}"
+        )
+
     def __str__(self) -> str:
-        took_s = max(time.perf_counter() - self.began_at, 0.001)
+        took_s = self.took_s
         sagas = self.sagas.total()
         ends = ", ".join(f"{count} {end}" for end, count in sorted(self.sagas.items())) or "none"
         faults = ", ".join(f"{self.fired[kind]} {kind.replace('_', ' ')}" for kind in KINDS if self.fired[kind])

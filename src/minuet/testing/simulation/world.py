@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextvars import copy_context
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from minuet.app import App
 from minuet.codec import Codec, remember
@@ -16,16 +16,20 @@ from minuet.core.envelope import Envelope
 from minuet.core.errors import NotYet
 from minuet.core.messages import Command, Event, Query, View, name_of
 from minuet.ports import EntryState, Outgoing
+from minuet.runtime.reactor import business_key
 from minuet.settings import Settings
 from minuet.testing.simulation.broker import Broker, Waiting
 from minuet.testing.simulation.database import Database, SimulatedDatabase
 from minuet.testing.simulation.dice import Dice, SeededIds
-from minuet.testing.simulation.faults import At, Faults, Nth
+from minuet.testing.simulation.faults import POINTS, At, Faults, Nth
 from minuet.testing.simulation.invariants import ALL_EMPTY, NOTHING_FOREIGN_PARKED, Broken, Promises, SagaRecord
 from minuet.testing.simulation.loop import SimulatedLoop
 from minuet.testing.simulation.machine import EPOCH, Machine, Process
 from minuet.testing.simulation.network import Network
 from minuet.testing.simulation.trace import Moment, Trace
+
+if TYPE_CHECKING:
+    from minuet.testing.simulation.turns import Turns
 
 ASK_AGAIN_S = 0.5
 LOOK_S = 0.5
@@ -34,6 +38,29 @@ MESSAGES_SHOWN = 6
 
 class WorldIsOver(Exception):
     """The simulation has ended; what still wants to do something must not."""
+
+
+class LeftOut(asyncio.CancelledError):
+    """Raised where a driver looks at the answer to something that is not sent in this run: its sender is not there.
+
+    Like any task that is cancelled, it takes nobody else along, and no ``except Exception`` sees it.
+    """
+
+
+class NoAnswer:
+    """Stands for the answer to what is not sent. Raises LeftOut when anybody looks at it."""
+
+    def __init__(self, what: str) -> None:
+        object.__setattr__(self, "what", what)
+
+    def __repr__(self) -> str:
+        return f"<no answer to {object.__getattribute__(self, 'what')}>"
+
+    def _look(self, *_: object) -> NoReturn:
+        raise LeftOut(f"{object.__getattribute__(self, 'what')} is not sent in this run")
+
+    # `isinstance` and `match` ask for its class, which is an attribute as well.
+    __getattribute__ = __str__ = __bool__ = __iter__ = __eq__ = __hash__ = _look
 
 
 class World:
@@ -47,6 +74,9 @@ class World:
         fired: how often each kind of fault happened.
         processes: all that ever ran.
         struck: the faults that happened, each as it would be repeated.
+        sent: what was sent by `send`, as in ``PlaceOrder/o1``; the same once more is ``PlaceOrder/o1#2``.
+        only: of these the only ones that are really sent in this run; None is all.
+        turns: who decides whose turn it is, in an exploration.
     """
 
     def __init__(
@@ -61,6 +91,9 @@ class World:
         ordered: bool,
         loop: SimulatedLoop,
         dice: Dice,
+        only: Collection[str] | None = None,
+        redrawn: int = 0,
+        turns: Turns | None = None,
     ) -> None:
         self.app = app
         self.next_app = next_app or app
@@ -69,7 +102,9 @@ class World:
         self.faults = faults
         self.ids = SeededIds(dice)
         self.random = dice.of("user")
-        self.latency = dice.of("latency")
+        self.latency = turns.latency if turns else dice.of("latency")
+        self.only = None if only is None else frozenset(only)
+        self.turns = turns
         self.fired: Counter[str] = Counter()
         self.happened = Trace()
         self.promises = Promises(app, self.next_app)
@@ -82,13 +117,15 @@ class World:
         self._dice = dice
         self._context = copy_context()
         self.is_rough = False
-        self._rates = {kind: faults.rate(kind) for kind in _POINTS}
+        self._redrawn = redrawn
+        self._rates = {kind: faults.rate(kind) for kind in POINTS}
         self._exactly = frozenset(faults.exactly)
-        self._opportunities: Counter[str] = Counter()
+        self._opportunities: Counter[tuple[str, str]] = Counter()
         self.struck: list[At | Nth] = []
         self._databases: dict[str, Database] = {}
         self._background: set[asyncio.Task[Any]] = set()
-        self._sent = 0
+        self._sends: Counter[str] = Counter()
+        self.sent: list[str] = []
         self.processes: list[Process] = []
         self._always: list[tuple[str | None, Callable[[World], object]]] = []
         self.broker = Broker(self, ordered=ordered)
@@ -112,12 +149,21 @@ class World:
     async def send(self, command: Command, *, key: str = "", patience_s: float = 3600.0) -> Event:
         """Send a command as a good client does: over HTTP, and again with the same key until there is an answer.
 
+        When a failure is made smaller, some of what is sent is left out. Its sender goes on as if it had been answered;
+        if he looks at the answer, `LeftOut` is raised.
+
         Raises:
             Rejected: there never will be one.
             NotYet: its patience is at an end.
         """
-        self._sent += 1
-        key = key or f"request-{self._sent}"
+        name = self._name_of_sending(command)
+        # Drawn for it alone, so that it is the same when others are left out.
+        chance = self.turns.latency if self.turns else self._dice.of(f"send {name}")
+        if self.only is not None and name not in self.only:
+            await asyncio.sleep(chance.expovariate(100.0))
+            return cast(Event, NoAnswer(name))
+        self.sent.append(name)
+        key = key or f"request-{name}"
         until = self.now + patience_s
         while True:
             # Its id is new each time, as from a client that knows nothing of ids.
@@ -129,15 +175,22 @@ class World:
                 body=self.codec.encode(command, time=EPOCH + self.now),
             )
             try:
-                answer = await Network(self, "client").ask(type(command), remember(envelope, command), key=key)
+                network = Network(self, "client", latency=chance)
+                answer = await network.ask(type(command), remember(envelope, command), key=key)
             except NotYet:
                 if self.now >= until:
                     raise
-                await asyncio.sleep(ASK_AGAIN_S * (1 + self.random.random()))
+                await asyncio.sleep(ASK_AGAIN_S * (1 + chance.random()))
             else:
                 event = self.codec.decode(answer)
                 assert isinstance(event, Event)
                 return event
+
+    def _name_of_sending(self, command: Command) -> str:
+        """By what it is about, and not by when it comes: that changes when others are left out."""
+        name = business_key(command) or name_of(command)
+        self._sends[name] += 1
+        return name if self._sends[name] == 1 else f"{name}#{self._sends[name]}"
 
     async def ask(self, query: Query, *, patience_s: float = 3600.0) -> View:
         """The query's view, asked for until there is an answer. Raises NotFound, Rejected."""
@@ -167,8 +220,8 @@ class World:
         self._add(kind, who, to, what)
 
     def chance(self, rate: float) -> bool:
-        """For outside systems: whether it happens, this time. Never once the faults are over."""
-        return self.is_rough and self._dice.of("outside").random() < rate
+        """For outside systems: whether it happens, this time. Never once the faults are over, nor in an exploration."""
+        return self.is_rough and self.turns is None and self._dice.of("outside").random() < rate
 
     def _add(self, kind: str, who: str, to: str, what: str) -> None:
         if not self.is_over:
@@ -176,22 +229,38 @@ class World:
 
     # -- faults --------------------------------------------------------------------------------------------------------
 
-    def strikes(self, kind: str, where: str) -> bool:
-        """Whether this fault happens here and now."""
+    def strikes(self, kind: str, where: str, what: str = "") -> bool:
+        """Whether this fault happens here and now, to this."""
         if not self.is_rough or self.is_over:
             return False
-        nth = Nth(kind, self._opportunities[kind] + 1)
-        self._opportunities[kind] += 1
+        place = f"{where}/{what}" if what else where
+        count = self._opportunities
+        count[kind, ""] += 1
+        count[kind, place] += 1
+        nth = Nth(kind, count[kind, place], place)
         rate = self._rates[kind]
-        if not (rate and self._dice.of(kind).random() < rate) and nth not in self._exactly:
+        if not (
+            (rate and self._fault_dice(kind).random() < rate)
+            or nth in self._exactly
+            or Nth(kind, count[kind, ""]) in self._exactly
+            or (self.turns and self.turns.strikes(kind, str(nth.where)))
+        ):
             return False
         self.struck.append(nth)
-        self._fire(kind, where)
+        self._fire(kind, where, what)
         return True
 
-    def _fire(self, kind: str, where: str) -> None:
+    def _fault_dice(self, kind: str) -> random.Random:
+        return self._dice.of(f"{kind}, drawn again {self._redrawn}" if self._redrawn else kind)
+
+    def _fire(self, kind: str, where: str, what: str = "") -> None:
         self.fired[kind] += 1
-        self._add("fault", where, "", kind.replace("_", " "))
+        self._add("fault", where, "", f"{kind.replace('_', ' ')} {what}".rstrip())
+
+    async def turn(self, where: str, what: str) -> None:
+        """Wait for one's turn, where there are turns."""
+        if self.turns is not None and self.is_rough:
+            await self.turns.come(where, what)
 
     async def start(self) -> None:
         """Start all machines, while nothing goes wrong yet."""
@@ -201,6 +270,8 @@ class World:
     def get_rough(self) -> None:
         """Let faults happen from now on."""
         self.is_rough = True
+        if self.turns is not None:
+            self.turns.begin(self, self._loop)
         planned = [*self._drawn(), *self.faults.schedule]
         for number, one in enumerate(sorted(planned, key=lambda one: one.at_s)):
             self._check(one)
@@ -210,11 +281,11 @@ class World:
 
     def _drawn(self) -> Iterator[At]:
         """The faults that come at a time, as the rates say."""
-        skew_s, chance = self.faults.clock_skew_s, self._dice.of("clock_skew")
+        skew_s, chance = self.faults.clock_skew_s, self._fault_dice("clock_skew")
         for name in self.machines if skew_s else ():
             yield At(self.now, "clock_skew", name, chance.uniform(-skew_s, skew_s))
         for kind, per_minute in self.faults.timed():
-            chance = self._dice.of(kind)
+            chance = self._fault_dice(kind)
             at_s = self.now + chance.expovariate(per_minute / 60)
             while at_s < self.faults.until_s:
                 yield At(at_s, kind, chance.choice(list(self.machines)), _how_long(kind, chance))
@@ -246,6 +317,8 @@ class World:
     def calm_down(self) -> None:
         """No more faults: everything that is down comes up again, at the latest when it was going to."""
         self.is_rough = False
+        if self.turns is not None:
+            self.turns.end()
         self.note("client", "nothing goes wrong from here on")
 
     # -- what its parts ask it -----------------------------------------------------------------------------------------
@@ -399,12 +472,3 @@ TIMED: dict[str, Callable[[Machine, float], None]] = {
     "clock_skew": _jump,
 }
 """What happens to a machine at a time."""
-
-_POINTS = tuple(
-    name
-    for name in Faults.__dataclass_fields__
-    if not name.endswith("_per_minute") and name not in ("schedule", "exactly", "until_s", "clock_skew_s")
-)
-"""The kinds that happen, or not, when something is done."""
-
-Driver = Callable[[World], Coroutine[Any, Any, None]]
