@@ -106,6 +106,21 @@ class Codec:
         except Exception as error:  # what an upcast raises, too: it would raise again on every retry
             raise MessageError(f"{envelope.type} {envelope.id}: {explain(error)}") from error
 
+    def event_of(self, name: str, content: Mapping[str, Any]) -> Event:
+        """The event of this name that says this.
+
+        Raises:
+            MessageError: there is no such event, or it cannot say that.
+        """
+        kind = self.types.get(name)
+        if kind is None or not issubclass(kind, Event):
+            events = ", ".join(sorted(name for name, one in self.types.items() if issubclass(one, Event)))
+            raise MessageError(f"there is no event {name!r}; there are {events}")
+        try:
+            return kind.model_validate(dict(content), by_alias=True, by_name=False)
+        except pydantic.ValidationError as error:
+            raise MessageError(f"{name}: {explain(error)}") from error
+
     def type_of(self, envelope: Envelope) -> type[Message]:
         kind = self.types.get(envelope.type)
         if kind is None:

@@ -18,7 +18,7 @@ from minuet.core.errors import MessageError, NotFound
 from minuet.core.formula import Literal
 from minuet.core.messages import Event, name_of
 from minuet.core.saga import COMPENSATED, COMPLETED, Saga
-from minuet.ports import Entry, EntryState, ParkedMessage, Store, Tx
+from minuet.ports import Act, Entry, EntryState, ParkedMessage, Store, Tx
 
 NEEDS_OPERATOR = "needs operator"
 
@@ -355,26 +355,56 @@ class Observer:
             raise NotFound(f"nothing is parked as {parked_id!r}")
         return found
 
-    async def reopen(self, parked_id: str) -> bool:
-        """Make a parked command or reaction due again; a running service takes it up by itself. False: a message."""
-        service, _, own = parked_id.partition(":")
-        return await self._store(service, parked_id).transact(lambda tx: tx.inbox.reopen(own))
+    async def reopen(self, parked_id: str, act: Act | None = None) -> bool:
+        """Make a parked command or reaction due again; a running service takes it up by itself. False: a message.
 
-    async def forget(self, parked_id: str) -> ParkedView:
-        """Take a parked message away for good, and return it. Raises NotFound, or MessageError if it is no message."""
+        Args:
+            act: to be kept with it, if it is done.
+        """
+        service, _, own = parked_id.partition(":")
+
+        def work(tx: Tx) -> bool:
+            return tx.inbox.reopen(own) and note(tx, act)
+
+        return await self._store(service, parked_id).transact(work)
+
+    async def forget(self, parked_id: str, act: Act | None = None) -> ParkedView:
+        """Take a parked message away for good, and return it. Raises NotFound, or MessageError if it is no message.
+
+        Args:
+            act: as for `reopen`.
+        """
         view = await self.parked_one(parked_id)
         if view.kind != "message":
             raise MessageError(
                 f"{parked_id} is a {view.kind} of a saga that is owed an answer; it can be retried, not discarded"
             )
         own = parked_id.partition(":")[2]
-        await self._store(view.service, parked_id).transact(lambda tx: tx.parked.remove(own))
+        await self._store(view.service, parked_id).transact(lambda tx: tx.parked.remove(own) and note(tx, act))
         return view
+
+    # -- audit ---------------------------------------------------------------------------------------------------------
+
+    async def audit(self, *, limit: int = 200) -> list[tuple[str, Act]]:
+        """What operators did, and at which service, the newest first."""
+        found = [
+            (service, act)
+            for service, store in self.stores.items()
+            for act in await store.transact(lambda tx: tx.audit.recent(limit), reads_only=True)
+        ]
+        return sorted(found, key=lambda one: one[1].at, reverse=True)[:limit]
 
     def _store(self, service: str, parked_id: str) -> Store:
         if service not in self.stores:
             raise NotFound(f"{parked_id!r} names no service; ids look like inventory:orders/1")
         return self.stores[service]
+
+
+def note(tx: Tx, act: Act | None) -> bool:
+    """Keep what an operator does, in the transaction that does it."""
+    if act is not None:
+        tx.audit.add(act)
+    return True
 
 
 def _is_reaction(entry: Entry) -> bool:

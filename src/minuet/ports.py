@@ -230,6 +230,31 @@ class Retention(Protocol):
         """What was known of sagas before then, of which no entry is here any more."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Act:
+    """What an operator did.
+
+    Attributes:
+        at: in seconds since 1970.
+        verb: as on the command line: ``retry``, ``discard``, ``answer``.
+        what: it was done to.
+    """
+
+    at: float
+    who: str
+    verb: str
+    what: str
+    why: str = ""
+
+
+class Audit(Protocol):
+    """What operators did here. Nothing is ever taken out."""
+
+    def add(self, act: Act) -> None: ...
+    def recent(self, limit: int) -> Sequence[Act]:
+        """The newest first."""
+
+
 class Tx(Protocol):
     """One unit of work inside a transaction of the store. Synchronous; used on the store's own thread only."""
 
@@ -240,6 +265,7 @@ class Tx(Protocol):
     read_models: ReadModels
     records: Records
     retention: Retention
+    audit: Audit
 
     def handle(self, wanted: type[Any]) -> Any:
         """The user's database handle of this type, within this transaction. It cannot commit or roll back.

@@ -24,7 +24,7 @@ from minuet.core.projection import Coordination
 FILE = Path("minuet.toml")
 PREFIX = "MINUET_"
 SHOWN_MAX = 60
-NOT_SETTINGS = ("MINUET_DEBUG",)
+NOT_SETTINGS = ("MINUET_DEBUG", "MINUET_OPERATOR")
 """Variables that mean something to the command line only."""
 BY_NAME = ("coordination", "queries", "stores", "participants")
 """Settings whose keys are names in the app; a variable's name keeps them as they are written."""

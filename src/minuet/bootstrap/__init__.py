@@ -12,8 +12,8 @@ from minuet.bootstrap.parts import Adapters, Parts
 from minuet.bootstrap.system import System, chosen, everything
 from minuet.bootstrap.wiring import Wiring
 from minuet.core.errors import NotFound
-from minuet.observer import Observer
-from minuet.ports import Clock, Delivery, Ids, Tx
+from minuet.observer import Observer, note
+from minuet.ports import Act, Clock, Delivery, Ids, Tx
 from minuet.settings import Settings
 
 __all__ = ["System", "everything", "hear_again", "outside", "running", "stored"]
@@ -85,12 +85,22 @@ async def outside(app: App, settings: Settings) -> AsyncIterator[System]:
 
 
 async def hear_again(
-    app: App, settings: Settings, service: str, parked_id: str, channel: str, attributes: Mapping[str, str], body: bytes
+    app: App,
+    settings: Settings,
+    service: str,
+    parked_id: str,
+    channel: str,
+    attributes: Mapping[str, str],
+    body: bytes,
+    act: Act | None = None,
 ) -> None:
     """Have a service take in a message that it had parked, and park it no more, in one transaction.
 
     Nothing is done yet: what the message makes due waits for a process that runs the service. The transport is not
     asked, which might take the message for one that it has delivered already.
+
+    Args:
+        act: to be kept with it.
 
     Raises:
         MessageError: the service would park it again, or would not hear of it.
@@ -105,5 +115,6 @@ async def hear_again(
             place.participant.hear_again(tx, delivery)
             if not tx.parked.remove(parked_id):
                 raise NotFound(f"nothing is parked as {parked_id!r} any more")
+            note(tx, act)
 
         await place.store.transact(work)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from minuet.cli import demo, explain, parked, run, sagas, store, topology
+from minuet.cli import audit, check, demo, explain, parked, run, sagas, simulate, store, topology
 from minuet.core.errors import MinuetError
 
 DEBUG = "MINUET_DEBUG"
@@ -83,7 +83,10 @@ app.command("demo")(demo.demo)
 app.command("run")(run.run)
 app.add_typer(sagas.app, name="sagas")
 app.add_typer(parked.app, name="parked")
+app.command("audit")(audit.audit)
 app.command("explain")(explain.explain)
+app.command("simulate")(simulate.simulate)
+app.command("check")(check.check)
 app.add_typer(topology.app, name="topology")
 app.add_typer(store.app, name="store")
 

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from minuet.cli.audit import WhoOption, WhyOption, act_of
 from minuet.cli.loading import AppOption, ConfigOption, DataOption, JsonOption, observing, run_async
-from minuet.cli.tables import console, listed, moment, print_json, readable, table
+from minuet.cli.tables import console, in_one_line, listed, moment, print_json, readable, table
 from minuet.core.errors import ConfigurationError, NotFound
 
 if TYPE_CHECKING:
     from minuet.observer import Observer, ParkedView
+    from minuet.ports import Act
 
 app = typer.Typer(help="Messages and commands that need an operator.", no_args_is_help=True)
 
@@ -60,7 +62,8 @@ def _list(views: list[ParkedView]) -> Any:
     rows.add_column("why", ratio=4)
     for one in views:
         tried = f" (tried {one.attempts} times)" if one.attempts else ""
-        rows.add_row(Text(one.id), Text(f"{one.kind} {one.type}"), moment(one.parked_at), Text(one.reason + tried))
+        what = in_one_line(f"{one.kind} {one.type}")
+        rows.add_row(Text(in_one_line(one.id)), Text(what), moment(one.parked_at), Text(one.reason + tried))
     return rows
 
 
@@ -93,14 +96,14 @@ def _print_one(view: ParkedView) -> None:
     from rich.text import Text
 
     screen = console()
-    screen.print(Text(view.id, style="bold"), soft_wrap=True)
+    screen.print(Text(in_one_line(view.id), style="bold"), soft_wrap=True)
     where = f" on {view.channel}" if view.channel else ""
-    screen.print(f"{view.kind} {view.type}{where}, parked {moment(view.parked_at)}", style="dim")
+    screen.print(Text(in_one_line(f"{view.kind} {view.type}{where}, parked {moment(view.parked_at)}"), style="dim"))
     tried = f" (tried {view.attempts} times)" if view.attempts else ""
     screen.print(Text.assemble("why: ", (view.reason + tried, "red")))
     rows = table("Attributes", show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in sorted(view.attributes.items()):
-        rows.add_row(Text(name, style="dim"), Text(value))
+        rows.add_row(Text(in_one_line(name), style="dim"), Text(in_one_line(value)))
     screen.print()
     screen.print(rows)
     screen.print(Text("\nBody", style="bold"))
@@ -115,6 +118,8 @@ def retry(
         Path | None,
         typer.Option("--body", metavar="FILE", exists=True, dir_okay=False, help="Mend its body first."),
     ] = None,
+    who: WhoOption = None,
+    why: WhyOption = "",
     app: AppOption = None,
     data: DataOption = None,
     config: ConfigOption = None,
@@ -126,20 +131,23 @@ def retry(
 
     async def mend() -> str:
         async with _at_work(app, data, config) as work:
-            return await work.retry(parked_id, body.read_bytes() if body else None)
+            act = act_of("retry", parked_id.partition(":")[2], who, why)
+            return await work.retry(parked_id, body.read_bytes() if body else None, act)
 
-    typer.echo(run_async(mend))
+    typer.echo(in_one_line(run_async(mend)))
 
 
 @app.command("discard")
 def discard(
     parked_id: IdArgument,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    who: WhoOption = None,
+    why: WhyOption = "",
     app: AppOption = None,
     data: DataOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Take a parked message away for good. A command can only be retried: somebody is owed its answer.
+    """Take a parked message away for good. A command is retried or answered: somebody is owed its answer.
 
     Example: minuet parked discard inventory:orders/17 --yes
     """
@@ -149,10 +157,60 @@ def discard(
             view = await observer.parked_one(parked_id)
             if view.kind == "message" and not yes:
                 typer.confirm(f"Discard {view.type} for good? It cannot be brought back.", abort=True, err=True)
-            return await observer.forget(parked_id)
+            return await observer.forget(parked_id, act_of("discard", parked_id.partition(":")[2], who, why))
 
     view = run_async(forget)
-    typer.echo(f"{view.id} is gone: {view.type}, parked because {view.reason}")
+    typer.echo(in_one_line(f"{view.id} is gone: {view.type}, parked because {view.reason}"))
+
+
+@app.command("answer")
+def answer(
+    parked_id: IdArgument,
+    event: Annotated[
+        str | None, typer.Option("--event", metavar="TYPE", help="The answer's type; a reaction owes none.")
+    ] = None,
+    body: Annotated[str, typer.Option("--body", metavar="JSON", help="What it says.")] = "{}",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    who: WhoOption = None,
+    why: WhyOption = "",
+    app: AppOption = None,
+    data: DataOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Say what came of a parked command in the place of its service, which did it otherwise, or never will.
+
+    The answer is published and goes its way as if the service had given it. A reaction is skipped.
+
+    Example: minuet parked answer shipping:CancelShipment/o1 --event ShipmentCancelled --body '{"orderId": "o1"}'
+    """
+    import json
+
+    try:
+        said = json.loads(body)
+    except ValueError as error:
+        raise typer.BadParameter(f"it is not JSON: {error}", param_hint="--body") from None
+    if not isinstance(said, dict):
+        raise typer.BadParameter("it is not a JSON object", param_hint="--body")
+
+    async def settle() -> str:
+        from minuet.bootstrap import outside
+        from minuet.cli.loading import load_app, load_settings, remembered_app
+        from minuet.core.errors import Rejected
+
+        settings = load_settings(config, data=data)
+        async with outside(load_app(app or remembered_app(settings.data)), settings) as system:
+            view = await system.observer.parked_one(parked_id)
+            if view.kind == "message":
+                raise Rejected(f"{parked_id} is a message, which owes nobody an answer; retry or discard it")
+            outcome = None if event is None else system.codec.event_of(event, said)
+            if not yes:
+                asked = f"answer {event} for {view.type}" if event else f"skip {view.type}"
+                typer.confirm(in_one_line(f"{asked}? It cannot be taken back."), abort=True, err=True)
+            own = parked_id.partition(":")[2]
+            await system.places[view.service].answer_for(own, outcome, act_of("answer", own, who, why))
+            return f"{view.type} is done: {event or 'skipped'}; what follows from it goes on as soon as services run"
+
+    typer.echo(in_one_line(run_async(settle)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,25 +220,25 @@ class AtWork:
     observer: Observer
     hear: Any
 
-    async def retry(self, parked_id: str, body: bytes | None) -> str:
+    async def retry(self, parked_id: str, body: bytes | None, act: Act) -> str:
         view = await self.observer.parked_one(parked_id)
         if view.kind == "message":
-            return await self._hear(view, body)
+            return await self._hear(view, body, act)
         if body is not None:
             raise ConfigurationError(
                 f"{parked_id} is a {view.kind}: what it says is decided, so retry it without --body"
             )
-        if not await self.observer.reopen(parked_id):
+        if not await self.observer.reopen(parked_id, act):
             raise NotFound(f"nothing is parked as {parked_id!r} any more")
         return f"{view.type} is due again; {view.service} takes it up as soon as it runs"
 
-    async def _hear(self, view: ParkedView, body: bytes | None) -> str:
+    async def _hear(self, view: ParkedView, body: bytes | None, act: Act) -> str:
         """Whoever else has parked the same message hears it again as well."""
         own = view.id.partition(":")[2]
         copies = [one for one in await self.observer.parked(limit=COPIES_MAX) if one.id.partition(":")[2] == own]
         for copy in copies:
             said = copy.body if body is None else body
-            await self.hear(copy.service, own, copy.channel, copy.attributes, said)
+            await self.hear(copy.service, own, copy.channel, copy.attributes, said, act)
         hearers = listed(sorted(copy.service for copy in copies))
         mended = ", mended," if body is not None else ""
         goes_on = f"goes on as soon as {'it runs' if len(copies) == 1 else 'they run'}"

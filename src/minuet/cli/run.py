@@ -23,7 +23,7 @@ from minuet.cli.loading import (
     run_async,
 )
 from minuet.cli.process import settle
-from minuet.cli.tables import count
+from minuet.cli.tables import count, harmless, in_one_line
 
 if TYPE_CHECKING:
     from minuet.app import App
@@ -67,7 +67,9 @@ def run(
     """
     ways = _coordination(coordination)
     settings = load_settings(config, data=data, host=host, port=port, coordination=ways or None)
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format=LOG_LINE)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Lines(LOG_LINE))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     found = load_app(app)
 
     async def serve() -> None:
@@ -76,6 +78,17 @@ def run(
         await _serve(found, settings, service or None, with_signals, as_json)
 
     run_async(serve)
+
+
+class Lines(logging.Formatter):
+    """Only a record begins at the beginning of a line, whatever is in an id or in an exception; its traceback is
+    indented."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the library's name
+        return in_one_line(super().formatMessage(record))
+
+    def format(self, record: logging.LogRecord) -> str:
+        return harmless(super().format(record)).replace("\n", "\n  ")
 
 
 class Stop:

@@ -72,7 +72,14 @@ def _check_fields(message: type[Message], wanted: set[str]) -> None:
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True, extra="ignore")
+    model_config = ConfigDict(
+        frozen=True,
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="ignore",
+        allow_inf_nan=False,  # JSON has neither
+        hide_input_in_errors=True,  # an error is logged with its traceback, and a value may be somebody's name
+    )
 
     @classmethod
     def __pydantic_init_subclass__(cls, **unused: Any) -> None:

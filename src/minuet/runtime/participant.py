@@ -26,7 +26,7 @@ from minuet.app import Handler, IdempotencyKey, NewId, Now, ReadModel
 from minuet.codec import HOPS_MAX, STRANGER, Codec, digest_of, explain, remember, view_to_bytes
 from minuet.core.compile import BEGUN
 from minuet.core.envelope import Envelope
-from minuet.core.errors import Conflict, DefinitionError, MessageError, NotYet, Rejected
+from minuet.core.errors import Conflict, DefinitionError, MessageError, NotFound, NotYet, Rejected
 from minuet.core.messages import Command, Event, Message, Refusal, StepRefused, channel_of, name_of, refusals
 from minuet.core.retry import RetryPolicy
 from minuet.core.saga import BEGIN, COMPENSATED, COMPLETED
@@ -495,11 +495,61 @@ class Participant:
         if not tx.inbox.save(entry):
             raise Lost(entry.key)
         after.decided.append(entry)
+        self._tell(tx, outcome, answers, after, publishes=self.publishes)
+
+    def _tell(
+        self, tx: Tx, outcome: Sequence[Event], answers: Sequence[Envelope], after: After, *, publishes: bool
+    ) -> None:
         for event, envelope in zip(outcome, answers, strict=True):
-            if self.publishes:
+            if publishes:
                 tx.outbox.add(channel_of(event), envelope)
                 self.reactor.remember_begun(tx, envelope)
             self._learn(tx, envelope, event, after)
+
+    def answer_for(self, tx: Tx, key: str, event: Event | None, after: After) -> Entry:
+        """Record what came of a parked entry, as an operator says, in the place of whoever should have done it.
+
+        It is published and has its consequences like any answer; what the handler would have written is not written,
+        but for what its ``on_outcome`` does.
+
+        Args:
+            event: the answer; None for a reaction, which owes none.
+
+        Raises:
+            NotFound: nothing is parked under that key.
+            Rejected: this is no answer that the command may have.
+        """
+        entry = tx.inbox.find(key)
+        if entry is None or entry.state is not EntryState.PARKED:
+            raise NotFound(f"nothing is parked as {self.place}:{key}")
+        self._check_answer(entry, event)
+        outcome = () if event is None else (event,)
+        for recorder in self.handlers[entry.handler].recorders if event is not None else ():
+            recorder.function(event, **self.arguments(recorder, entry, tx))
+        answers = self.envelopes_for(outcome, entry)
+        entry.state, entry.answer = EntryState.DONE, answers[0] if answers else None
+        entry.waits_for, entry.changed_at = None, self.clock.now()
+        if not tx.inbox.settle(entry):
+            raise NotFound(f"{self.place}:{key} is not parked any more")
+        after.decided.append(entry)
+        self._tell(tx, outcome, answers, after, publishes=True)
+        return entry
+
+    def _check_answer(self, entry: Entry, event: Event | None) -> None:
+        self.check_handled(entry)
+        message = self.handlers[entry.handler].message
+        if not issubclass(message, Command):
+            if event is not None:
+                raise Rejected(f"{entry.handler} is a reaction, which owes nobody an answer; leave the event out")
+            return
+        answers = message.__contract__.answers
+        if type(event) not in answers:
+            names = ", ".join(map(name_of, answers))
+            raise Rejected(
+                f"{name_of(message)} is answered by {names}, not by {name_of(event) if event else 'nothing'}"
+            )
+        if isinstance(event, Refusal) and not self._may_refuse(entry):
+            raise Rejected(f"{name_of(message)} cannot be refused any more; answer that it is done, or retry it")
 
     def envelopes_for(self, outcome: Sequence[Event], entry: Entry) -> list[Envelope]:
         return [self.envelope_for(event, entry, number) for number, event in enumerate(outcome)]

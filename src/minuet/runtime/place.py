@@ -18,7 +18,7 @@ from minuet.codec import Codec
 from minuet.core.envelope import Envelope
 from minuet.core.errors import MinuetError, NotFound, NotYet, Rejected
 from minuet.core.messages import Event, Query, View, name_of
-from minuet.ports import Clock, Delivery, Entry, EntryState, Store, Tx
+from minuet.ports import Act, Clock, Delivery, Entry, EntryState, Store, Tx
 from minuet.runtime.gather import Gatherer
 from minuet.runtime.participant import DEPTH_MAX, After, Lost, Participant
 from minuet.runtime.timers import Timers
@@ -197,6 +197,17 @@ class Place:
         """
         after = After(depth=DEPTH_MAX)
         await self.store.transact(lambda tx: self.participant.hear(tx, envelope, after))
+        self.follow_up(after)
+
+    async def answer_for(self, key: str, event: Event | None, act: Act) -> None:
+        """See `minuet.runtime.participant.Participant.answer_for`. The act is kept with it."""
+        after = After(depth=DEPTH_MAX)
+
+        def work(tx: Tx) -> None:
+            self.participant.answer_for(tx, key, event, after)
+            tx.audit.add(act)
+
+        await self.store.transact(work)
         self.follow_up(after)
 
     # -- after a commit ------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from minuet.core.envelope import Envelope, SagaRef
 from minuet.core.errors import ConfigurationError
 from minuet.core.formula import Literal, Outcome
 from minuet.core.projection import Coordination
-from minuet.ports import Entry, EntryState, Outgoing, ParkedMessage, Store, Tx
+from minuet.ports import Act, Entry, EntryState, Outgoing, ParkedMessage, Store, Tx
 
 OpenStore = Callable[[], Store]
 Start = Callable[[], Awaitable[Store]]
@@ -578,6 +578,21 @@ class StoreContract:
         nowhere = an_entry("nowhere", state=EntryState.DONE)
         assert not await owner.transact(lambda tx: tx.inbox.settle(nowhere))
         assert await owner.transact(finding("nowhere")) is None
+
+    # Audit
+
+    async def test_what_operators_did_is_kept_in_its_order(self, store: Store) -> None:
+        acts = [Act(at=float(n), who=f"who {n}", verb="retry", what=f"orders:{n}", why="because" * n) for n in range(5)]
+
+        def work(tx: Tx) -> None:
+            for act in acts:
+                tx.audit.add(act)
+
+        await store.transact(work)
+        assert list(await store.transact(lambda tx: tx.audit.recent(3), reads_only=True)) == acts[:1:-1]
+        with pytest.raises(Broken):
+            await store.transact(then_breaking(work))
+        assert len(await store.transact(lambda tx: tx.audit.recent(100), reads_only=True)) == 5
 
     # Retention
 

@@ -11,10 +11,16 @@ COMMANDS = [
     ["explain"],
     ["sagas", "list"],
     ["sagas", "show"],
+    ["sagas", "begin"],
+    ["sagas", "reconcile"],
     ["parked", "list"],
     ["parked", "show"],
     ["parked", "retry"],
     ["parked", "discard"],
+    ["parked", "answer"],
+    ["audit"],
+    ["simulate"],
+    ["check"],
     ["topology", "show"],
     ["topology", "check"],
     ["topology", "apply"],
@@ -37,7 +43,7 @@ def test_every_command_has_an_example(run: Minuet, command: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [one for one in COMMANDS if one[-1] not in ("run", "retry", "discard")], ids=" ".join
+    "command", [one for one in COMMANDS if one[-1] not in ("run", "retry", "discard", "answer")], ids=" ".join
 )
 def test_every_reading_command_speaks_json(run: Minuet, command: list[str]) -> None:
     assert "--json" in run(*command, "--help").stdout

@@ -11,6 +11,8 @@ from minuet.core.envelope import Envelope
 from minuet.core.errors import ConfigurationError
 from minuet.core.formula import Literal
 from minuet.ports import (
+    Act,
+    Audit,
     Entry,
     EntryState,
     Inbox,
@@ -56,6 +58,7 @@ class MemoryDatabase:
     outbox: dict[int, Kept] = field(default_factory=dict)
     parked: dict[str, ParkedMessage] = field(default_factory=dict)
     views: dict[tuple[str, str], tuple[bytes, float]] = field(default_factory=dict)
+    acts: dict[int, Act] = field(default_factory=dict)
     openings: dict[str, MemoryStore] = field(default_factory=dict)
     position: int = 0
     undo: list[Callable[[], None]] = field(default_factory=list)
@@ -267,6 +270,17 @@ class MemoryRecords:
         return [replace(one) for one, ref in refs if ref and ref.name == saga and ref.id == saga_id]
 
 
+class MemoryAudit:
+    def __init__(self, database: MemoryDatabase) -> None:
+        self._database = database
+
+    def add(self, act: Act) -> None:
+        self._database.put(self._database.acts, self._database.next_position(), act)
+
+    def recent(self, limit: int) -> Sequence[Act]:
+        return list(reversed(self._database.acts.values()))[:limit]
+
+
 class MemoryRetention:
     """Looks at everything at once: in memory nobody keeps so much that pages would matter."""
 
@@ -309,6 +323,7 @@ class MemoryTx:
         self.parked: Parked = MemoryParked(database)
         self.read_models: ReadModels = MemoryReadModels(database)
         self.records: Records = MemoryRecords(database)
+        self.audit: Audit = MemoryAudit(database)
         self.retention: Retention = MemoryRetention(database)
 
     def handle(self, wanted: type[Any]) -> Any:

@@ -26,7 +26,7 @@ from minuet.adapters.sql.unreadable import UNREADABLE, unreadable_message
 from minuet.codec import attributes_to_text
 from minuet.core.envelope import Envelope
 from minuet.core.formula import Literal
-from minuet.ports import Entry, EntryState, Outgoing, ParkedMessage
+from minuet.ports import Act, Entry, EntryState, Outgoing, ParkedMessage
 
 _VALUES = ", ".join(f"${number}" for number in range(1, 17))
 FIND = f"SELECT {ENTRY} FROM minuet_inbox WHERE key = $1"
@@ -107,6 +107,9 @@ FREE_SINCE = """UPDATE minuet_inbox SET owner = NULL
     WHERE owner = $1 AND state = 'due' AND age(xmin) <= age($2::text::xid8::xid)"""
 FREE_SENDING_SINCE = """UPDATE minuet_outbox SET owner = NULL
     WHERE owner = $1 AND age(xmin) <= age($2::text::xid8::xid)"""
+
+NOTE = "INSERT INTO minuet_audit (at, who, verb, what, why) VALUES ($1, $2, $3, $4, $5)"
+NOTED = "SELECT at, who, verb, what, why FROM minuet_audit ORDER BY position DESC LIMIT $1"
 
 POSITION_MAX = 2**63 - 1
 
@@ -312,3 +315,14 @@ class PostgresReadModels(Table):
 class PostgresRecords(Table):
     def entries_of(self, saga: str, saga_id: str) -> Sequence[Entry]:
         return [entry_of(row) for row in self._read(ENTRIES_OF, (kept(saga_id), kept(saga)))]
+
+
+class PostgresAudit(Table):
+    def add(self, act: Act) -> None:
+        self._write(NOTE, (act.at, kept(act.who), act.verb, kept(act.what), kept(act.why)))
+
+    def recent(self, limit: int) -> Sequence[Act]:
+        rows = self._read(NOTED, (limit,))
+        return [
+            Act(at=at, who=told(who), verb=verb, what=told(what), why=told(why)) for at, who, verb, what, why in rows
+        ]

@@ -155,7 +155,7 @@ def connect(path: Path) -> Connection:
         _set_up(connection, path)
     except sqlite3.DatabaseError as error:
         connection.really_close()
-        raise _unusable(path, error) from error
+        raise unusable(path, error) from error
     except BaseException:
         connection.really_close()
         raise
@@ -182,7 +182,8 @@ def _set_up(connection: Connection, path: Path) -> None:
             raise sqlite3.DatabaseError(found)
 
 
-def _unusable(path: Path, error: sqlite3.DatabaseError) -> ConfigurationError:
+def unusable(path: Path, error: sqlite3.DatabaseError) -> ConfigurationError:
+    """What to tell whoever starts, and what to do about it."""
     if isinstance(error, sqlite3.OperationalError):
         return ConfigurationError(f"{path} cannot be used: {error}; check its permissions, its disk, and who locks it")
     return ConfigurationError(

@@ -33,10 +33,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from minuet.adapters.sqlite.connection import Connection, connect
+from minuet.adapters.sqlite.connection import Connection, connect, unusable
 from minuet.adapters.sqlite.locks import Instances, WriteLock
 from minuet.adapters.sqlite.transaction import BEGIN, UNDONE, End, Job, Rider, Transaction
-from minuet.adapters.sqlite.wal import FRAMES_MAX, WriteAheadLog
+from minuet.adapters.sqlite.wal import FRAMES_MAX, WriteAheadLog, check
 
 T = TypeVar("T")
 
@@ -165,6 +165,8 @@ class SqliteDatabase:
         self._lock = WriteLock(self._folder)
         try:
             with self._lock:
+                if self.instances.nobody():
+                    self._check_log()
                 self._connection = connect(self.path)
                 try:
                     self._prepare(prepare)
@@ -178,6 +180,12 @@ class SqliteDatabase:
         except BaseException:
             self._lock.close()
             raise
+
+    def _check_log(self) -> None:
+        try:
+            check(self.path)
+        except sqlite3.DatabaseError as error:
+            raise unusable(self.path, error) from error
 
     def _prepare(self, prepare: Callable[[Connection], Rider]) -> None:
         self._transaction = Transaction(self._connection, Rider())

@@ -95,6 +95,10 @@ class Instances:
         finally:
             os.close(file)
 
+    def nobody(self) -> bool:
+        """Whether no other has the file open."""
+        return all(self.gone(name) for name in os.listdir(self._folder) if not name.startswith("."))
+
     @property
     def is_alone(self) -> bool:
         """Whether nobody else was there when we last looked."""

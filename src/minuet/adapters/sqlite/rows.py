@@ -8,7 +8,7 @@ from typing import Any
 from minuet.adapters.sql.unreadable import UNREADABLE, attributes_from, unreadable_entry
 from minuet.codec import attributes_to_text, envelope_from_text
 from minuet.core.formula import Literal
-from minuet.ports import Entry, EntryState, Outgoing, ParkedMessage
+from minuet.ports import Act, Entry, EntryState, Outgoing, ParkedMessage
 
 Row = tuple[Any, ...]
 
@@ -85,6 +85,11 @@ def parked_of(row: Row) -> ParkedMessage:
         reason=reason,
         parked_at=parked_at,
     )
+
+
+def act_of(row: Row) -> Act:
+    at, who, verb, what, why = row
+    return Act(at=at, who=who, verb=verb, what=what, why=why)
 
 
 literal_of = functools.lru_cache(maxsize=10_000)(Literal.parse)

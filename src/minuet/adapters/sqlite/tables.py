@@ -11,6 +11,7 @@ from minuet.adapters.sqlite.rows import (
     CHANGING,
     ENTRY,
     Row,
+    act_of,
     changing,
     entry_of,
     literal_of,
@@ -20,7 +21,7 @@ from minuet.adapters.sqlite.rows import (
 from minuet.codec import attributes_to_text, envelope_from_text
 from minuet.core.envelope import Envelope
 from minuet.core.formula import Literal
-from minuet.ports import Entry, EntryState, Outgoing, ParkedMessage
+from minuet.ports import Act, Entry, EntryState, Outgoing, ParkedMessage
 
 FIND = f"SELECT {ENTRY} FROM minuet_inbox WHERE key = ?"
 ADD = f"""INSERT INTO minuet_inbox (saga, saga_id, {ENTRY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -79,6 +80,9 @@ PUT_VIEW = """INSERT INTO minuet_read_models (query, key, view, as_of) VALUES (?
     ON CONFLICT (query, key) DO UPDATE SET view = excluded.view, as_of = excluded.as_of
     WHERE minuet_read_models.as_of <= excluded.as_of"""
 GET_VIEW = "SELECT view FROM minuet_read_models WHERE query = ? AND key = ?"
+
+NOTE = "INSERT INTO minuet_audit (at, who, verb, what, why) VALUES (?, ?, ?, ?, ?)"
+NOTED = "SELECT at, who, verb, what, why FROM minuet_audit ORDER BY position DESC LIMIT ?"
 
 POSITION_MAX = 2**63 - 1
 AT_HAND_MAX = 2000
@@ -333,3 +337,11 @@ class SqliteReadModels(Table):
 class SqliteRecords(Table):
     def entries_of(self, saga: str, saga_id: str) -> Sequence[Entry]:
         return [entry_of(row) for row in self._execute(ENTRIES_OF, (saga_id, saga)).fetchall()]
+
+
+class SqliteAudit(Table):
+    def add(self, act: Act) -> None:
+        self._execute(NOTE, (act.at, act.who, act.verb, act.what, act.why))
+
+    def recent(self, limit: int) -> Sequence[Act]:
+        return [act_of(row) for row in self._execute(NOTED, (limit,)).fetchall()]
