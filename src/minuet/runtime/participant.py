@@ -156,15 +156,26 @@ class Participant:
             and all(tx.inbox.find(_reaction_key(name, envelope)) is not None for name, _ in reactions)
         )
 
+    def knows(self, tx: Tx, command: Envelope) -> bool:
+        """Whether there is an entry for this command of a saga."""
+        assert command.saga is not None
+        decoded = self.codec.decode(command)
+        assert isinstance(decoded, Command)
+        keys = (business_key(decoded), step_key(command.saga))
+        return any(key and tx.inbox.find(key) is not None for key in keys)
+
     def hear(self, tx: Tx, envelope: Envelope, after: After) -> None:
-        """Take in an event that another place has in its store.
+        """Take in an event that another place has in its store, or a saga's command that was answered here once.
 
         Raises:
             MessageError: it would be parked.
         """
         event = self.codec.decode(envelope)
-        assert isinstance(event, Event)
-        self._hear(tx, envelope, event, after)
+        if isinstance(event, Command):
+            self._be_asked(tx, envelope, after)
+        else:
+            assert isinstance(event, Event)
+            self._hear(tx, envelope, event, after)
 
     def _take_in_one(self, tx: Tx, delivery: Delivery, after: After) -> None:
         envelope, event = self._understood(delivery)

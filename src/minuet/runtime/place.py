@@ -189,8 +189,14 @@ class Place:
             lambda tx: [one for one in envelopes if not self.participant.has_heard(tx, one)], reads_only=True
         )
 
+    async def undone(self, commands: Sequence[Envelope]) -> list[Envelope]:
+        """Those commands of sagas of which nothing is known here."""
+        return await self.store.transact(
+            lambda tx: [one for one in commands if not self.participant.knows(tx, one)], reads_only=True
+        )
+
     async def hear(self, envelope: Envelope) -> None:
-        """Take in what no transport has delivered.
+        """Take in what no transport has delivered: an event, or a saga's command that is to be done again.
 
         Raises:
             MessageError: it would be parked.

@@ -21,6 +21,7 @@ from minuet.core.envelope import Envelope
 from minuet.core.errors import MessageError
 from minuet.ports import Clock, Entry, Tx
 from minuet.runtime.place import Place
+from minuet.runtime.reactor import ORCHESTRATOR
 
 log = logging.getLogger("minuet.reconciler")
 
@@ -94,7 +95,10 @@ class Reconciler:
         found: list[tuple[Missed, Envelope]] = []
         for name, place in self.places.items():
             others = [one for one in told if one.source != name]
-            for envelope in await place.unheard(others):
+            for envelope in [
+                *await place.unheard(others),
+                *await place.undone(await self._answered(saga, saga_id, name)),
+            ]:
                 missed = Missed(
                     saga=saga, id=saga_id, type=envelope.type, by=envelope.source, place=name, told_at=envelope.time
                 )
@@ -115,6 +119,15 @@ class Reconciler:
                 continue
             mended.append(missed)
         return mended
+
+    async def _answered(self, saga: str, saga_id: str, place: str) -> list[Envelope]:
+        """The commands that this place has answered, as the orchestrator wrote down: only a store that was put back
+        from a backup does not know of them."""
+        orchestrator = self.places.get(ORCHESTRATOR)
+        if orchestrator is None or place == ORCHESTRATOR:
+            return []
+        entries = await orchestrator.store.transact(lambda tx: tx.records.entries_of(saga, saga_id), reads_only=True)
+        return [entry.envelope for entry in entries if entry.answer is not None and entry.answer.source == place]
 
     async def _told(self, saga: str, saga_id: str) -> Collection[Envelope]:
         def look(tx: Tx) -> tuple[list[Envelope], Sequence[Entry]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -59,6 +60,13 @@ async def lossy(
     provided = {Conduct: conduct or Conduct()}
     async with running(app or order_app(), settings, provided=provided, parts=Parts) as system:
         yield system
+
+
+async def ended(system: System, *order_ids: str) -> None:
+    async with asyncio.timeout(20):
+        for one in order_ids:
+            await system.ended(SAGA, one)
+        await system.drained()
 
 
 async def mended(system: System, *order_ids: str) -> int:
@@ -178,3 +186,31 @@ async def test_many_sagas_are_found_page_by_page_and_each_once(tmp_path: Path, m
         await place(system, *(f"b{number}" for number in range(7)))
         found = [one for one in await reconciler.look(after_s=0.0, back_s=60.0) if one.type == "Placed"]
         assert sorted({one.id for one in found}) == [f"b{number}" for number in range(7)]
+
+
+@pytest.mark.parametrize("coordination", ["choreography", "orchestration"])
+@pytest.mark.parametrize("service", ["stock", "billing", "shipping", "orchestrator"])
+async def test_a_store_that_was_put_back_from_a_backup_gets_back_what_it_did(
+    service: str, coordination: str, tmp_path: Path
+) -> None:
+    """Its own tables are as old as its inbox, so doing it again is right. Nobody else does anything twice."""
+    async with lossy(lambda _: False, coordination, tmp_path) as system:
+        await place(system, "old")
+        await ended(system, "old")
+    backup = tmp_path / "backup.db"
+    shutil.copy(tmp_path / f"{service}.db", backup)
+    async with lossy(lambda _: False, coordination, tmp_path, Conduct(now={"Ship no": lambda: True})) as system:
+        await place(system, "new", "no")
+        await ended(system, "new", "no")
+        before = await all_effects(system, "old", "new", "no")
+    shutil.copy(backup, tmp_path / f"{service}.db")
+    async with lossy(lambda _: False, coordination, tmp_path, Conduct(now={"Ship no": lambda: True})) as system:
+        assert service == "orchestrator" or await all_effects(system, "old", "new", "no") != before
+        reconciler = system.reconciler()
+        async with asyncio.timeout(20):
+            while await reconciler.look(after_s=0.0, back_s=600.0, with_ended=True):
+                await system.drained()
+                reconciler = system.reconciler()
+            while await all_effects(system, "old", "new", "no") != before:
+                await asyncio.sleep(0.01)
+        assert not await system.observer.parked()
