@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from minuet.core.errors import DefinitionError
 from minuet.core.lint import check_sagas
-from minuet.core.messages import Command, Event, Message, Query, StepRefused, View, name_of
+from minuet.core.messages import Command, Event, Message, Query, SagaCancelled, StepRefused, View, name_of
 from minuet.core.retry import RetryPolicy
 from minuet.core.saga import Saga
 
@@ -341,6 +341,8 @@ class App:
     def messages(self) -> Iterable[type[Message]]:
         """Every message class of the app."""
         yield StepRefused
+        if self.sagas:
+            yield SagaCancelled
         for service in self.services.values():
             for command, handler in service.commands.items():
                 yield command

@@ -237,6 +237,8 @@ def attributes_of(envelope: Envelope) -> dict[str, str]:
         found["expirytime"] = timestamp(envelope.expires)
     if not envelope.may_refuse:
         found["mayrefuse"] = "false"
+    if envelope.cancelled:
+        found["cancelled"] = "true"
     if envelope.hops:
         found["hops"] = str(envelope.hops)
     return found
@@ -332,6 +334,7 @@ def envelope_from(attributes: Mapping[str, str], body: bytes) -> Envelope:
         traceparent=get("traceparent") or "",
         expires=seconds(expires) if expires else None,
         may_refuse=get("mayrefuse") != "false",
+        cancelled=get("cancelled") == "true",
         hops=hops,
     )
 

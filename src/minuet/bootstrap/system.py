@@ -13,10 +13,10 @@ from minuet.codec import Codec, remember
 from minuet.core.coordinator import Status, is_last
 from minuet.core.envelope import Envelope
 from minuet.core.errors import ConfigurationError, Conflict
-from minuet.core.messages import Command, Event, Query, View, name_of
+from minuet.core.messages import Command, Event, Query, SagaCancelled, View, name_of
 from minuet.core.saga import COMPENSATED, COMPLETED
 from minuet.observer import Observer
-from minuet.ports import Clock, Entry, Ids, Store, Transport
+from minuet.ports import Act, Clock, Entry, Ids, Store, Transport
 from minuet.runtime.place import Place
 from minuet.runtime.reactor import ORCHESTRATOR
 from minuet.runtime.reconciler import Reconciler
@@ -90,6 +90,28 @@ class System:
                 saga_id = getattr(event, saga.key)
                 raise Conflict(f"{saga.name} {saga_id} was begun with other content; nothing was done")
         return False if all(known) else await place.begin_with(event)
+
+    async def cancel(self, saga_id: str, *, who: str, why: str = "", saga: str | None = None) -> bool:
+        """Say that a saga is no longer wanted: whoever is next refuses its step, and what was done is undone.
+
+        It may come too late, and then the saga completes. False: it was said before.
+
+        Args:
+            who, why: are kept (`minuet.observer.Observer.audit`), and told to everybody.
+            saga: its name, where several sagas use one id.
+
+        Raises:
+            NotFound: nobody here has heard of it.
+            Conflict: it is over.
+            ConfigurationError: the orchestrator runs elsewhere.
+        """
+        place = self._place(ORCHESTRATOR)
+        view = await self.observer.saga(saga_id, saga)
+        if view.status in tuple(one.value for one in Status if one.is_final):
+            raise Conflict(f"{view.saga} {saga_id} is {view.status}; there is nothing to cancel")
+        what = f"{view.saga}/{saga_id}"
+        act = Act(at=self.clock.now(), who=who, verb="cancel", what=what, why=why)
+        return await place.cancel(SagaCancelled(saga=view.saga, saga_id=saga_id, who=who, why=why), act)
 
     async def ask(self, query: Query) -> View:
         """The query's view. Raises NotFound."""

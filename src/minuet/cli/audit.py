@@ -28,12 +28,12 @@ WhyOption = Annotated[str, typer.Option("--why", help="Kept with it.")]
 def act_of(verb: str, what: str, who: str | None, why: str) -> Act:
     from minuet.ports import Act
 
-    return Act(at=time.time(), who=who or _user(), verb=verb, what=what, why=why)
+    return Act(at=time.time(), who=operator(who), verb=verb, what=what, why=why)
 
 
-def _user() -> str:
+def operator(who: str | None) -> str:
     try:
-        return getpass.getuser()
+        return who or getpass.getuser()
     except (OSError, KeyError):  # a container without names for its users
         return f"user {os.getuid()}"
 

@@ -40,7 +40,9 @@ def _is_of_the_command_line(error: Exception) -> bool:
 
 
 def _tell(what: str) -> None:
-    sys.stderr.write(f"minuet: {' '.join(what.split())}\n")
+    from minuet.cli.tables import in_one_line
+
+    sys.stderr.write(f"minuet: {in_one_line(' '.join(what.split()))}\n")
 
 
 def _stop_writing() -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from minuet.cli.audit import WhoOption, WhyOption, operator
 from minuet.cli.loading import (
     AppOption,
     ConfigOption,
@@ -142,6 +143,42 @@ def begin_saga(
         typer.echo(in_one_line(f"{saga} {saga_id} has begun; whoever runs the services goes on with it"))
     else:
         typer.echo(in_one_line(f"{saga} {saga_id} was begun with the same content before"))
+
+
+@app.command("cancel")
+def cancel_saga(
+    saga_id: Annotated[str, typer.Argument(metavar="ID", help="Of the saga.")],
+    saga: Annotated[str | None, typer.Option("--saga", help="The saga's name, where several sagas use one id.")] = None,
+    who: WhoOption = None,
+    why: WhyOption = "",
+    app: AppOption = None,
+    data: DataOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say that a saga is no longer wanted: whoever is next refuses its step, and what was done is undone.
+
+    It may come too late, and then the saga completes.
+
+    Example: minuet sagas cancel ORD12345 --why "the customer changed her mind"
+    """
+
+    async def cancel() -> bool:
+        from minuet.bootstrap import outside
+
+        settings = load_settings(config, data=data)
+        found = load_app(app or remembered_app(settings.data))
+        if saga:
+            find_saga(found, saga)
+        async with outside(found, settings) as system:
+            return await system.cancel(saga_id, who=operator(who), why=why, saga=saga)
+
+    is_new = run_async(cancel)
+    if as_json:
+        print_json({"id": saga_id, "cancelled": True, "before": not is_new})
+    else:
+        said = "is cancelled; whoever is next refuses its step" if is_new else "was cancelled before"
+        typer.echo(in_one_line(f"{saga_id} {said}"))
 
 
 @app.command("show")

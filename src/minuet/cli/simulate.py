@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from minuet.cli.loading import SHOP, WAYS, JsonOption
-from minuet.cli.loading import import_named
+from minuet.cli.loading import SHOP, WAYS, JsonOption, import_named
 from minuet.cli.tables import console, count, print_json
 from minuet.core.errors import ConfigurationError
 

@@ -153,6 +153,18 @@ class StepRefused(Refusal, channel="minuet.refused"):
     detail: str = ""
 
 
+class SagaCancelled(Event, channel="sagas.cancelled"):
+    """Somebody no longer wants a saga. Whoever is next refuses its step, and what was done is undone.
+
+    It comes too late where nothing can be refused any more: then the saga completes.
+    """
+
+    saga: str
+    saga_id: str
+    who: str
+    why: str = ""
+
+
 class Command(Message):
     """A request to one service: ``class ReserveInventory(Command, service="inventory", answers=(...)): ...``.
 

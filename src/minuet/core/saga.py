@@ -21,7 +21,8 @@ Action = type[Command] | Builder
 BEGIN: Final = "begin"
 COMPLETED: Final = "completed"
 COMPENSATED: Final = "compensated"
-RESERVED_NAMES: Final = frozenset({BEGIN, COMPLETED, COMPENSATED})
+CANCELLED: Final = "cancelled"
+RESERVED_NAMES: Final = frozenset({BEGIN, COMPLETED, COMPENSATED, CANCELLED})
 
 
 @dataclass(frozen=True, slots=True)

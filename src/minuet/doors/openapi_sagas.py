@@ -83,6 +83,7 @@ def paths_of(sagas: Iterable[Saga]) -> dict[str, Json]:
             }
         },
     }
+    paths["/sagas/{id}/cancel"] = {"post": _CANCEL}
     for saga in sagas:
         paths[f"/sagas/{saga.name}"] = {"post": _begin(saga)}
     return paths
@@ -116,6 +117,36 @@ def _event(event: type[Event]) -> Json:
 
 def _parameter(name: str, schema: Json) -> Json:
     return {"name": name, "in": "query", "required": False, "schema": schema}
+
+
+_CANCEL: Json = {
+    "operationId": "cancelSaga",
+    "summary": "Say that a saga is no longer wanted; it may come too late",
+    "tags": ["minuet"],
+    "parameters": [
+        {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}},
+        _parameter("saga", {"type": "string", "description": "Where several sagas use one id."}),
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {
+            JSON: {
+                "schema": {
+                    "type": "object",
+                    "required": ["who"],
+                    "properties": _text("who", "why"),
+                    "additionalProperties": False,
+                }
+            }
+        },
+    },
+    "responses": {
+        "202": {"description": "Everybody hears of it."},
+        "200": {"description": "It was said before."},
+        "404": {"$ref": "#/components/responses/NotFound"},
+        "422": {"$ref": "#/components/responses/Invalid"},
+    },
+}
 
 
 def _found(schema: Json, name: str) -> Json:

@@ -3,6 +3,7 @@
 POST /sagas/OrderProcessing     the event that begins it: 202 and where to look; 200 if it was begun by the same before
 GET /sagas?status=running       the newest first; at most `limit`
 GET /sagas/{id}?saga=NAME       one with every attempt, every message, and what it waits for
+POST /sagas/{id}/cancel         it is no longer wanted: 202; 200 if that was said before; {"who": ..., "why": ...}
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 from urllib.parse import parse_qsl, quote
 
 import pydantic
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 from pydantic_core import from_json, to_json
 
@@ -37,6 +39,18 @@ class Beginner(Protocol):
     async def begin(self, event: Event) -> bool:
         """Begin the sagas that the event begins. False: it has begun them before. Raises Conflict: another one has."""
 
+    async def cancel(self, saga_id: str, *, who: str, why: str, saga: str | None) -> bool:
+        """See `minuet.bootstrap.system.System.cancel`."""
+
+
+class Cancellation(BaseModel):
+    """Who no longer wants a saga, and why."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    who: str = Field(min_length=1, max_length=255)
+    why: str = Field("", max_length=2000)
+
 
 class SagasDoor:
     """The addresses below ``/sagas``."""
@@ -52,7 +66,12 @@ class SagasDoor:
         for route in begin:
             route.endpoints["GET"] = route.endpoints["HEAD"] = self._show_named(route.path_format.rpartition("/")[2])
             route.allow = "GET, HEAD, POST"
-        return [*begin, PathRoute("/sagas", {"GET": self.list}), PathRoute("/sagas/{id}", {"GET": self.show})]
+        return [
+            *begin,
+            PathRoute("/sagas", {"GET": self.list}),
+            PathRoute("/sagas/{id}", {"GET": self.show}),
+            PathRoute("/sagas/{id}/cancel", {"POST": self.cancel}),
+        ]
 
     def _begin_of(self, saga: Saga) -> Endpoint:
         async def begin(asked: Asked) -> Reply:
@@ -90,15 +109,30 @@ class SagasDoor:
         views = await self.observer.sagas(limit=int(limit), only=status)
         return Reply(200, to_json({"sagas": [_summary(view) for view in views]}), _FRESH)
 
+    async def cancel(self, asked: Asked) -> Reply:
+        headers = headers_in(asked)
+        body = await body_of(asked, headers)
+        check_content_type(headers)
+        try:
+            said = Cancellation.model_validate_json(body)
+        except pydantic.ValidationError as error:
+            raise invalid_by(error) from None
+        name = self._name_in(asked)
+        is_new = await self.beginner.cancel(asked.values[0], who=said.who, why=said.why, saga=name)
+        return Reply(202 if is_new else 200, to_json({"id": asked.values[0], "cancelled": True}), _FRESH)
+
     async def show(self, asked: Asked) -> Reply:
         return await self._show(asked.values[0], asked)
 
     async def _show(self, saga_id: str, asked: Asked) -> Reply:
+        view = await self.observer.saga(saga_id, self._name_in(asked))
+        return Reply(200, to_json(plain(view)), _FRESH)
+
+    def _name_in(self, asked: Asked) -> str | None:
         name = _parameters(asked, "saga").get("saga")
         if name is not None and name not in self.sagas:
             raise NotFound(f"there is no saga {name}; there is {', '.join(self.sagas)}")
-        view = await self.observer.saga(saga_id, name)
-        return Reply(200, to_json(plain(view)), _FRESH)
+        return name
 
 
 def _summary(view: SagaView) -> dict[str, Any]:

@@ -27,11 +27,21 @@ from minuet.codec import HOPS_MAX, STRANGER, Codec, digest_of, explain, remember
 from minuet.core.compile import BEGUN
 from minuet.core.envelope import Envelope
 from minuet.core.errors import Conflict, DefinitionError, MessageError, NotFound, NotYet, Rejected
-from minuet.core.messages import Command, Event, Message, Refusal, StepRefused, channel_of, name_of, refusals
+from minuet.core.messages import (
+    Command,
+    Event,
+    Message,
+    Refusal,
+    SagaCancelled,
+    StepRefused,
+    channel_of,
+    name_of,
+    refusals,
+)
 from minuet.core.retry import RetryPolicy
-from minuet.core.saga import BEGIN, COMPENSATED, COMPLETED
+from minuet.core.saga import BEGIN, CANCELLED, COMPENSATED, COMPLETED
 from minuet.ports import Clock, Delivery, Entry, EntryState, Ids, ParkedMessage, Subscription, Tx
-from minuet.runtime.reactor import Reactor, business_key, step_key
+from minuet.runtime.reactor import IS_CANCELLED, Reactor, business_key, step_key
 
 REACTION = "on/"
 # So many steps of one service may follow each other in one transaction; more would be a deep recursion.
@@ -46,6 +56,7 @@ class After:
     decided: list[Entry] = field(default_factory=list)
     failed: list[Entry] = field(default_factory=list)
     faults: list[tuple[Entry, Exception]] = field(default_factory=list)
+    cancelled: list[Entry] = field(default_factory=list)
     depth: int = 0
 
     def add(self, other: After) -> None:
@@ -53,6 +64,7 @@ class After:
         self.decided += other.decided
         self.failed += other.failed
         self.faults += other.faults
+        self.cancelled += other.cancelled
 
 
 class Lost(Exception):
@@ -217,6 +229,9 @@ class Participant:
             raise MessageError(f"a message on {delivery.channel} cannot be read: {describe(error)}") from error
 
     def _hear(self, tx: Tx, envelope: Envelope, event: Event, after: After) -> None:
+        if isinstance(event, SagaCancelled):
+            self._hear_cancelled(tx, envelope, event, after)
+            return
         for model in self._read_models.get(envelope.type, ()):
             try:
                 view = view_to_bytes(model(event))
@@ -231,6 +246,34 @@ class Participant:
         for name, _ in self._reactions.get(envelope.type, ()):
             key = _reaction_key(name, envelope)
             self._begin(tx, Entry(key=key, handler=name, envelope=envelope, changed_at=self.clock.now()), after)
+
+    def cancel(self, tx: Tx, event: SagaCancelled, after: After) -> bool:
+        """Let everybody know that a saga is no longer wanted. False: that is known."""
+        if IS_CANCELLED in tx.known.of(event.saga, event.saga_id):
+            return False
+        key = f"{event.saga}/{event.saga_id}/{CANCELLED}"
+        told = Envelope(
+            id=key, type=name_of(event), source=self.place, time=self.clock.now(), body=b"", key=event.saga_id
+        )
+        envelope = self.envelope_for(event, Entry(key=key, handler="", envelope=told), 0)
+        tx.outbox.add(channel_of(event), envelope)
+        self._hear_cancelled(tx, envelope, event, after)
+        return True
+
+    def _hear_cancelled(self, tx: Tx, envelope: Envelope, event: SagaCancelled, after: After) -> None:
+        """Refuse what was not begun, or have its participant refuse it."""
+        if tx.known.learn(event.saga, event.saga_id, IS_CANCELLED, envelope) is None:
+            return
+        for entry in tx.records.entries_of(event.saga, event.saga_id):
+            if entry.state is not EntryState.DUE or not entry.envelope.may_refuse or entry.envelope.cancelled:
+                continue
+            entry.envelope = replace(entry.envelope, cancelled=True)
+            # If it is begun, or the orchestrator's, whoever is asked once more hears of it. The owner may be another
+            # instance, which goes on with what it has at hand, as if this had come a little later.
+            if self.is_late(entry):
+                self.refuse(tx, entry, self.why_late(entry), after)
+            elif tx.inbox.save(entry):
+                after.cancelled.append(entry)
 
     def _hear_answer(self, tx: Tx, envelope: Envelope, event: Event, after: After) -> None:
         """What a participant that was asked by a message has decided, whichever of us asked it."""
@@ -330,6 +373,10 @@ class Participant:
             raise Conflict(f"{main} was asked before with other content; nothing was done")
         elif entry.state is EntryState.DONE and envelope.saga is not None:
             self._answer_again(tx, entry, envelope, after)
+        elif entry.state is EntryState.DUE and envelope.cancelled and not entry.envelope.cancelled:
+            entry.envelope = replace(entry.envelope, cancelled=True)
+            if self.is_late(entry):
+                self.refuse(tx, entry, self.why_late(entry), after)
         if alias:
             # Only the digest counts: the outcome is found under the main key.
             tx.inbox.add(
@@ -401,7 +448,7 @@ class Participant:
         """Call the ``def`` handler of a due entry and record what comes of it."""
         handler = self.handlers[entry.handler]
         if self.is_late(entry):
-            self.refuse(tx, entry, "deadline passed", after)
+            self.refuse(tx, entry, self.why_late(entry), after)
             return
         outcome: tuple[Event, ...] = ()
         answers: list[Envelope] = []
@@ -673,10 +720,14 @@ class Participant:
         handler = self.handlers.get(entry.handler)
         return (handler and handler.message.__contract__.service) or self.place
 
+    def why_late(self, entry: Entry) -> str:
+        return "cancelled" if entry.envelope.cancelled else "deadline passed"
+
     def is_late(self, entry: Entry) -> bool:
-        """Whether the deadline passed and the command was certainly not begun."""
+        """Whether the deadline passed, or the saga was cancelled, and the command was certainly not begun."""
         expires = entry.envelope.expires
-        if expires is None or not entry.envelope.may_refuse or self.clock.now() <= expires:
+        has_passed = expires is not None and self.clock.now() > expires
+        if not (has_passed or entry.envelope.cancelled) or not entry.envelope.may_refuse:
             return False
         if not entry.envelope.body:
             return True
@@ -718,4 +769,5 @@ def _parked_id(channel: str, source: str, message_id: str) -> str:
 
 def describe(error: Exception) -> str:
     """An error in one line for the record. Never the whole traceback, which may hold secrets."""
-    return f"{type(error).__name__}: {explain(error)}"[:500]
+    said = f"{type(error).__name__}: {explain(error)}"[:500]
+    return said.replace("\0", "\\0")  # which PostgreSQL takes for the end of a text

@@ -17,7 +17,7 @@ from minuet.app import Handler
 from minuet.codec import Codec
 from minuet.core.envelope import Envelope
 from minuet.core.errors import MinuetError, NotFound, NotYet, Rejected
-from minuet.core.messages import Event, Query, View, name_of
+from minuet.core.messages import Event, Query, SagaCancelled, View, name_of
 from minuet.ports import Act, Clock, Delivery, Entry, EntryState, Store, Tx
 from minuet.runtime.gather import Gatherer
 from minuet.runtime.participant import DEPTH_MAX, After, Lost, Participant
@@ -82,6 +82,7 @@ class Place:
         self._freed = asyncio.Event()
         self._awaited: set[str] = set()
         self._again: dict[str, Entry] = {}
+        self._cancelled: set[str] = set()
         self._is_draining = False
 
     @property
@@ -146,6 +147,20 @@ class Place:
         """
         after = After(depth=DEPTH_MAX)
         is_new = await self.store.transact(lambda tx: self.participant.begin(tx, event, after))
+        self.follow_up(after)
+        return is_new
+
+    async def cancel(self, event: SagaCancelled, act: Act) -> bool:
+        """Let everybody know that a saga is no longer wanted, in this place's name. False: that is known."""
+        after = After(depth=DEPTH_MAX)
+
+        def work(tx: Tx) -> bool:
+            is_new = self.participant.cancel(tx, event, after)
+            if is_new:
+                tx.audit.add(act)
+            return is_new
+
+        is_new = await self.store.transact(work)
         self.follow_up(after)
         return is_new
 
@@ -222,10 +237,15 @@ class Place:
         """Do what a durable transaction left to do: tell who waits, begin what is due, time what is due later."""
         for entry in after.decided:
             self._timers.cancel(entry.key)
+            self._cancelled.discard(entry.key)
             self._waiters.decided(entry)
             self.touched(entry)
         for entry, error in after.faults:
             self._report(entry, error)
+        for entry in after.cancelled:
+            self._cancelled.add(entry.key)
+            self._timers.cancel(entry.key)
+            self.begin(entry)
         now = self.clock.now()
         for entry in after.failed:
             self._waiters.failed(entry, max(0.0, entry.due_at - now))
@@ -293,6 +313,8 @@ class Place:
         self.follow_up(after)
 
     async def _attempt(self, entry: Entry) -> After:
+        if entry.key in self._cancelled and not entry.envelope.cancelled:
+            entry.envelope = replace(entry.envelope, cancelled=True)
         try:
             self.participant.check_handled(entry)
             if not entry.envelope.body:
@@ -342,7 +364,7 @@ class Place:
             self.participant.finish(tx, entry, tuple(performed), after)
 
     def _refuse_late(self, tx: Tx, entry: Entry, after: After) -> None:
-        self.participant.refuse(tx, entry, "deadline passed", after)
+        self.participant.refuse(tx, entry, self.participant.why_late(entry), after)
 
     def _refuse_exhausted(self, tx: Tx, entry: Entry, after: After) -> None:
         self.participant.refuse(tx, entry, "retries exhausted", after)

@@ -18,14 +18,16 @@ from minuet.core.coordinator import infer, literal_of, newly_due
 from minuet.core.envelope import Envelope, SagaRef
 from minuet.core.errors import MessageError
 from minuet.core.formula import Literal, Outcome
-from minuet.core.messages import Command, Event, Message, Query, StepRefused, name_of
+from minuet.core.messages import Command, Event, Message, Query, SagaCancelled, StepRefused, name_of
 from minuet.core.projection import Coordination, project
-from minuet.core.saga import BEGIN, Saga
+from minuet.core.saga import BEGIN, CANCELLED, Saga
 from minuet.ports import Clock, Entry, Subscription, Tx
 
 log = logging.getLogger("minuet.reactor")
 
 ORCHESTRATOR = "orchestrator"
+IS_CANCELLED = Literal(CANCELLED, Outcome.SUCCEEDED)
+"""Known of a saga that somebody has cancelled. No rule looks at it: it is for those who begin what is due."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +211,7 @@ class Reactor:
             traceparent=cause.traceparent,
             expires=now + rule.deadline.total_seconds() if rule.deadline else None,
             may_refuse=rule.may_refuse,
+            cancelled=rule.may_refuse and IS_CANCELLED in known,
             hops=cause.hops,
         )
         if body and command is not None:
@@ -251,6 +254,8 @@ class Reactor:
             for rule in saga.rules.every:
                 for channel, message in self._asked_and_answered(rule):
                     want(channel, message, Coordination.ORCHESTRATION)
+        if any(rule.may_refuse and rule.service == self.place for saga in self.app.sagas for rule in saga.rules.every):
+            want(SagaCancelled.__contract__.channel, SagaCancelled, None)
         service = self.app.services.get(self.place)
         for reaction in service.reactions if service else ():
             assert issubclass(reaction.message, Event)

@@ -12,6 +12,7 @@ COMMANDS = [
     ["sagas", "list"],
     ["sagas", "show"],
     ["sagas", "begin"],
+    ["sagas", "cancel"],
     ["sagas", "reconcile"],
     ["parked", "list"],
     ["parked", "show"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from fastapi.openapi.models import OpenAPI
 
-from minuet import Settings, System, running
+from minuet import NotYet, Settings, System, running
 from minuet.core.errors import ConfigurationError, Conflict
 from tests.failures.shop import DONE, SAGA, Closed, Conduct, Placed, all_effects, order_app
 
@@ -20,9 +20,11 @@ EVERYTHING = sorted(one for one in DONE if one != "Place")  # nobody placed it: 
 
 
 @asynccontextmanager
-async def served(data: Path, coordination: str = "choreography") -> AsyncIterator[tuple[System, aiohttp.ClientSession]]:
+async def served(
+    data: Path, coordination: str = "choreography", **now: Callable[[], None]
+) -> AsyncIterator[tuple[System, aiohttp.ClientSession]]:
     settings = Settings(data=data, port=0, coordination={SAGA: coordination})  # type: ignore[dict-item]
-    provided = {Conduct: Conduct()}
+    provided = {Conduct: Conduct(now=dict(now))}
     async with (
         running(order_app(), settings, serve=True, provided=provided) as system,
         aiohttp.ClientSession(system.url) as client,
@@ -118,3 +120,34 @@ async def test_the_document_tells_of_them(tmp_path: Path) -> None:
         assert sorted(view) == sorted(shown)
         for name in ("attempts", "messages"):
             assert {tuple(sorted(one)) for one in view[name]} == {tuple(sorted(shown[name]["items"]["properties"]))}
+
+
+@pytest.mark.parametrize("coordination", ["choreography", "orchestration"])
+async def test_a_saga_is_cancelled_over_http(coordination: str, tmp_path: Path) -> None:
+    is_open = False
+
+    def not_yet() -> None:
+        if not is_open:
+            raise NotYet("not now", retry_after_s=0.05)
+
+    async with served(tmp_path, coordination, Pay=not_yet) as (system, client):
+        await begin(client, orderId="o1")
+        said = {"who": "ada", "why": "no longer wanted"}
+        async with asyncio.timeout(10):
+            while "Reserve" not in (await all_effects(system, "o1"))["o1"]:
+                await asyncio.sleep(0.01)
+        async with client.post("/sagas/o1/cancel", json=said) as reply:
+            assert reply.status == 202
+        async with client.post("/sagas/o1/cancel", json=said) as reply:
+            assert reply.status == 200
+        is_open = True
+        async with asyncio.timeout(20):
+            assert (await system.ended(SAGA, "o1")).value == "compensated"
+        for path, sent, wanted in (
+            ("/sagas/o1/cancel", said, 422),
+            ("/sagas/nobody/cancel", said, 404),
+            ("/sagas/o1/cancel", {"why": "x"}, 422),
+            ("/sagas/o1/cancel", {"who": "x", "what": "y"}, 422),
+        ):
+            async with client.post(path, json=sent) as reply:
+                assert reply.status == wanted, path

@@ -40,6 +40,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._virtual = _Selector()
         super().__init__(self._virtual)
+        # After months a float no longer tells nanoseconds apart, and a timer would wait for itself.
+        self._clock_resolution = 1e-6
         self.problems: list[str] = []
         self.set_exception_handler(
             lambda loop, context: self.problems.append(f"{context.get('message')}: {context.get('exception')!r}")

@@ -5,10 +5,10 @@ held by the very session that writes for the instance, so an instance that canno
 
 Another, shared, on the schema and the session's number, lets all others see in one look who is there.
 
-The third is the lease. An instance's second connection looks around again and again, and holds a lock with the number of
-the writing session that it speaks for. When the server has heard nothing from it for the time of the lease, the others
-have the server end both sessions. That is the fence: whoever wakes up later has no session to write with, opens a new one,
-and finds that what it owned is another's. Only the server's clock counts.
+The third is the lease. An instance's second connection looks around again and again, and holds a lock with the number
+of the writing session that it speaks for. When the server has heard nothing from either for the time of the lease, the
+others have the server end both sessions. That is the fence: whoever wakes up later has no session to write with, opens
+a new one, and finds that what it owned is another's. Only the server's clock counts.
 """
 
 from __future__ import annotations

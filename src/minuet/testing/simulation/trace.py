@@ -56,7 +56,8 @@ class Trace:
         arrows = {"asks": "->>", "hears": "-)", "answers": "-->>"}
         lines = ["sequenceDiagram"]
         for one in [one for one in self.moments if one.kind != "says"][-last:]:
-            words = _in_words(one).replace(";", ",").replace("#", "no. ")
+            # A line break in somebody's id would begin a line of its own.
+            words = " ".join(_in_words(one).split()).replace(";", ",").replace("#", "no. ")
             if one.to and one.to != one.who:
                 lines.append(f"    {one.who}{arrows.get(one.kind, '->>')}{one.to}: {words}")
             else:

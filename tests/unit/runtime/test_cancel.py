@@ -1,0 +1,130 @@
+"""A saga that is no longer wanted: whoever is next refuses, what was done is undone, and too late is too late."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from minuet import NotYet, Settings, System, running
+from minuet.core.errors import Conflict, NotFound
+from minuet.core.projection import Coordination
+from tests.failures.shop import DONE, SAGA, Conduct, all_effects, order_app, place
+
+WAYS = [
+    ("choreography", "local"),
+    ("orchestration", "local"),
+    ("orchestration", "commands"),
+]
+
+
+class Gate:
+    """Holds up what a handler does, as one that is asked to come again."""
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self.was_asked = asyncio.Event()
+
+    def __call__(self) -> None:
+        self.was_asked.set()
+        if not self.is_open:
+            raise NotYet("not now", retry_after_s=0.05)
+
+
+@asynccontextmanager
+async def at_work(way: tuple[str, str], data: Path, **now: Callable[[], bool | None]) -> AsyncIterator[System]:
+    settings = Settings(
+        data=data,
+        coordination={SAGA: Coordination(way[0])},
+        orchestration={"participants": way[1], "ask_again_s": 0.1},  # type: ignore[arg-type]
+    )
+    async with running(order_app(), settings, provided={Conduct: Conduct(now=dict(now))}) as system:
+        yield system
+
+
+async def ended(system: System, order_id: str) -> str:
+    async with asyncio.timeout(20):
+        return (await system.ended(SAGA, order_id)).value
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_who_is_next_refuses_and_what_was_done_is_undone(way: tuple[str, str], tmp_path: Path) -> None:
+    gate = Gate()
+    async with at_work(way, tmp_path, Pay=gate) as system:
+        await place(system, "o1")
+        async with asyncio.timeout(20):
+            await gate.was_asked.wait()
+            while "Reserve" not in (await all_effects(system, "o1"))["o1"]:
+                await asyncio.sleep(0.01)
+        assert await system.cancel("o1", who="ada", why="she changed her mind")
+        assert not await system.cancel("o1", who="ada", why="again")
+        gate.is_open = True  # whether it was asked before or hears now that it is not wanted, it ends clean
+        assert await ended(system, "o1") == "compensated"
+        left = (await all_effects(system, "o1"))["o1"]
+        assert {"Release", "CANCELLED"} <= set(left)
+        assert "Ship" not in left
+        assert left.count("Pay") == left.count("Refund")
+        view = await system.observer.saga("o1")
+        assert any(one.type == "SagaCancelled" and b"changed her mind" in one.body for one in view.messages)
+        assert [(act.who, act.verb, act.what) for _, act in await system.observer.audit()] == [
+            ("ada", "cancel", "Order/o1")
+        ]
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_step_that_has_not_been_begun_is_refused_as_cancelled(way: tuple[str, str], tmp_path: Path) -> None:
+    gate = Gate()
+    async with at_work(way, tmp_path, Reserve=gate) as system:
+        await place(system, "o1")
+        async with asyncio.timeout(20):
+            await gate.was_asked.wait()
+            while "Pay" not in (await all_effects(system, "o1"))["o1"]:
+                await asyncio.sleep(0.01)
+        await system.cancel("o1", who="ada")
+        assert await ended(system, "o1") == "compensated"
+        view = await system.observer.saga("o1")
+        refused = [one for one in view.messages if one.type == "StepRefused"]
+        assert [one.step for one in refused] == ["reserve"]
+        assert b'"reason":"cancelled"' in refused[0].body
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_too_late_is_too_late(way: tuple[str, str], tmp_path: Path) -> None:
+    async with at_work(way, tmp_path) as system:
+        await place(system, "o1")
+        assert await ended(system, "o1") == "completed"
+        await system.drained()
+        with pytest.raises(Conflict, match="Order o1 is completed"):
+            await system.cancel("o1", who="ada")
+        with pytest.raises(NotFound):
+            await system.cancel("nobody", who="ada")
+        assert (await all_effects(system, "o1"))["o1"] == DONE
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_it_races_and_always_ends_one_way_or_the_other(way: tuple[str, str], tmp_path: Path) -> None:
+    names = [f"o{number}" for number in range(40)]
+    async with at_work(way, tmp_path) as system:
+
+        async def order_and_cancel(number: int, name: str) -> None:
+            await place(system, name)
+            for _ in range(number):  # a little later each
+                await asyncio.sleep(0)
+            with suppress(Conflict):
+                await system.cancel(name, who="ada")
+
+        await asyncio.gather(*(order_and_cancel(number, name) for number, name in enumerate(names)))
+        ends = {name: await ended(system, name) for name in names}
+        await system.drained()
+        found = await all_effects(system, *names)
+        for name, end in ends.items():
+            if end == "completed":
+                assert found[name] == DONE
+            else:
+                for done, undone in (("Reserve", "Release"), ("Pay", "Refund")):
+                    assert found[name].count(done) == found[name].count(undone) <= 1, (name, found[name])
+                assert "Ship" not in found[name]
+        assert not await system.observer.parked()
