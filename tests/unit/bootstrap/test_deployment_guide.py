@@ -1,4 +1,4 @@
-"""What docs/deployment.md shows are settings that fit the shop, commands that there are, and pages that exist."""
+"""What docs/deployment.md and docs/operating.md show are settings that fit the shop, commands that there are, and pages that exist."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from minuet.cli.main import app as minuet
 from minuet.settings import Settings
 
 GUIDE = Path(__file__).parents[3] / "docs" / "deployment.md"
-TEXT = GUIDE.read_text()
+TEXT = GUIDE.read_text() + GUIDE.with_name("operating.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
