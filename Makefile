@@ -59,7 +59,7 @@ format: $(READY) ## Format the code and fix what ruff can fix by itself
 	$(BIN)/ruff check --fix --exit-zero --quiet .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## Measure minuet beside its peers and the limits, about two hours; ten minutes: make bench ARGS=--quick
+bench: $(READY) ## Measure minuet beside its peers and the limits, about two hours; five minutes: make bench ARGS=--quick
 	-dev/services install nats rabbitmq kafka postgres
 	$(BIN)/python -m benchmarks $(ARGS)
 
