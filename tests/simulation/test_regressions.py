@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from minuet.ports import Entry
 from minuet.runtime.place import Place
 from minuet.testing.simulation import At, Faults, SimulationFailed
+from tests.simulation.many_orders import simulation as many_orders
 from tests.simulation.shop import shop_simulation
 
+REGRESSIONS = Path(__file__).with_name("regressions")
 TAKEN_FOR_DEAD = [
     (6, 5.793340083761663, 11.046485931778632, 23.219540423197266),
     (8, 5.226705859381049, 12.81926769148643, 24.62295035834383),
@@ -34,6 +38,19 @@ def test_an_entry_that_was_lost_and_comes_back_is_begun_again(
     one that lost it, `Place.begin` finds the entry still under way, and left it: due, owned, and nobody did it.
     """
     run_with_two_taken_for_dead(seed, other_s, one_s, other_for_s)
+
+
+@pytest.mark.slow
+def test_what_a_successor_has_renamed_is_not_brought_back() -> None:
+    """Two processes again, each taken for dead in its turn, by choreography.
+
+    A command that is built from a query is kept under its step's name first, and renamed to its business key when it is
+    built. The successor renamed it. The first one, with the entry still in hand under the former name, saved that its
+    attempt had failed: there was no such entry, so it was added as a new one, due for ever. The promise that holds now
+    is in the suite of all stores: ``test_what_its_successor_has_renamed_is_not_brought_back``.
+    """
+    faults = ",".join((REGRESSIONS / "531.faults").read_text().split())
+    many_orders.run(531, faults=Faults.from_text(faults), only=(REGRESSIONS / "531.sent").read_text().split())
 
 
 @pytest.mark.slow

@@ -145,22 +145,26 @@ class Place:
         Raises:
             Conflict: another one has.
         """
-        after = After(depth=DEPTH_MAX)
-        is_new = await self.store.transact(lambda tx: self.participant.begin(tx, event, after))
+
+        def work(tx: Tx) -> tuple[bool, After]:
+            after = After(depth=DEPTH_MAX)
+            return self.participant.begin(tx, event, after), after
+
+        is_new, after = await self.store.transact(work)
         self.follow_up(after)
         return is_new
 
     async def cancel(self, event: SagaCancelled, act: Act) -> bool:
         """Let everybody know that a saga is no longer wanted, in this place's name. False: that is known."""
-        after = After(depth=DEPTH_MAX)
 
-        def work(tx: Tx) -> bool:
+        def work(tx: Tx) -> tuple[bool, After]:
+            after = After(depth=DEPTH_MAX)
             is_new = self.participant.cancel(tx, event, after)
             if is_new:
                 tx.audit.add(act)
-            return is_new
+            return is_new, after
 
-        is_new = await self.store.transact(work)
+        is_new, after = await self.store.transact(work)
         self.follow_up(after)
         return is_new
 
@@ -216,20 +220,24 @@ class Place:
         Raises:
             MessageError: it would be parked.
         """
-        after = After(depth=DEPTH_MAX)
-        await self.store.transact(lambda tx: self.participant.hear(tx, envelope, after))
-        self.follow_up(after)
+
+        def work(tx: Tx) -> After:
+            after = After(depth=DEPTH_MAX)
+            self.participant.hear(tx, envelope, after)
+            return after
+
+        self.follow_up(await self.store.transact(work))
 
     async def answer_for(self, key: str, event: Event | None, act: Act) -> None:
         """See `minuet.runtime.participant.Participant.answer_for`. The act is kept with it."""
-        after = After(depth=DEPTH_MAX)
 
-        def work(tx: Tx) -> None:
+        def work(tx: Tx) -> After:
+            after = After(depth=DEPTH_MAX)
             self.participant.answer_for(tx, key, event, after)
             tx.audit.add(act)
+            return after
 
-        await self.store.transact(work)
-        self.follow_up(after)
+        self.follow_up(await self.store.transact(work))
 
     # -- after a commit ------------------------------------------------------------------------------------------------
 

@@ -261,13 +261,14 @@ class StoreContract:
         await store.transact(work)
         assert await store.transact(finding("e-1")) is None
 
-    async def test_an_entry_whose_adding_was_undone_is_new(self, store: Store) -> None:
+    async def test_an_entry_whose_adding_was_undone_is_not_there(self, store: Store) -> None:
+        """And is not new either: whoever does it over makes another one."""
         entry = an_entry()
         with pytest.raises(Broken):
             await store.transact(then_breaking(lambda tx: tx.inbox.add(entry)))
-        entry.digest = "d"
-        assert await store.transact(lambda tx: tx.inbox.save(entry))
-        assert (await found(store, "e-1")).digest == "d"
+        assert not await store.transact(lambda tx: tx.inbox.save(entry))
+        assert await store.transact(lambda tx: tx.inbox.save(an_entry()))
+        assert await found(store, "e-1")
 
     async def test_a_digest_is_saved_without_a_new_envelope(self, store: Store) -> None:
         entry = an_entry()
@@ -558,6 +559,28 @@ class StoreContract:
         await store.transact(work)
         entries = await store.transact(lambda tx: tx.records.entries_of("Orders", "o-1"), reads_only=True)
         assert [entry.key for entry in entries] == ["z", "x"]
+
+    async def test_what_its_successor_has_renamed_is_not_brought_back(
+        self, open_store: OpenStore, start: Start
+    ) -> None:
+        """By an instance that was taken for dead, and has the entry still in hand under its former name."""
+        zombie = open_store()
+        await zombie.start()
+        await zombie.transact(adding("step"))
+        in_hand = await found(zombie, "step")
+        await zombie.close()
+        successor = await start()
+        (taken,) = await successor.transact(lambda tx: tx.inbox.take(10))
+        assert await successor.transact(lambda tx: tx.inbox.rename(taken, "business"))
+        again = await start()
+        in_hand.error = "it failed"
+        for owner in (in_hand.owner, again.instance):
+            in_hand.owner, in_hand.state = owner, EntryState.DUE
+            assert not await again.transact(lambda tx: tx.inbox.save(in_hand))
+            in_hand.owner, in_hand.envelope = owner, full_envelope()
+            assert not await again.transact(lambda tx: tx.inbox.save(in_hand))
+        assert await again.transact(finding("step")) is None
+        assert (await found(again, "business")).error == ""
 
     async def test_what_is_decided_elsewhere_is_written_whoever_owns_it(self, start: Start) -> None:
         owner, other = await start(), await start()

@@ -118,7 +118,7 @@ class MemoryInbox:
     def save(self, entry: Entry) -> bool:
         found = self._table.get(entry.key)
         if found is None:
-            return self.add(entry)
+            return entry.owner is None and self.add(entry)
         if found.owner != self._instance or found.state is not EntryState.DUE:
             return False
         entry.owner = self._instance if entry.state is EntryState.DUE else None

@@ -48,6 +48,8 @@ _COLUMNS = (
 SAVE = f"""INSERT INTO minuet_inbox (saga, saga_id, {ENTRY}) VALUES ({_VALUES})
     ON CONFLICT (key) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _COLUMNS)}
     WHERE minuet_inbox.owner = $17 AND minuet_inbox.state = 'due'"""
+CHANGE = f"""UPDATE minuet_inbox SET {", ".join(f"{name} = ${place}" for place, name in enumerate(_COLUMNS, 1))}
+    WHERE key = ${len(_COLUMNS) + 1} AND owner = ${len(_COLUMNS) + 2} AND state = 'due'"""
 SETTLE = f"""UPDATE minuet_inbox SET {", ".join(f"{name} = ${place}" for place, name in enumerate(_COLUMNS, 1))}
     WHERE key = ${len(_COLUMNS) + 1} AND state <> 'done'"""
 PARK_ENTRY = "UPDATE minuet_inbox SET state = 'parked', error = $1, owner = NULL WHERE key = $2"
@@ -150,7 +152,10 @@ class PostgresInbox(Table):
         return self._write(ADD, self._row(entry)) == 1
 
     def save(self, entry: Entry) -> bool:
-        return self._write(SAVE, (*self._row(entry), self._instance)) == 1
+        if entry.owner is None:
+            return self._write(SAVE, (*self._row(entry), self._instance)) == 1
+        entry.owner = self._instance if entry.state is EntryState.DUE else None
+        return self._write(CHANGE, (*changing(entry), kept(entry.key), self._instance)) == 1
 
     def _row(self, entry: Entry) -> Row:
         entry.owner = self._instance if entry.state is EntryState.DUE else None

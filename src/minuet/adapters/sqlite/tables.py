@@ -29,6 +29,7 @@ ADD = f"""INSERT INTO minuet_inbox (saga, saga_id, {ENTRY}) VALUES (?, ?, ?, ?, 
 # What changes when something came of it; the envelope mostly does not.
 CHANGE = f"""UPDATE minuet_inbox SET {", ".join(f"{name} = ?" for name in CHANGING)}
     WHERE key = ? AND owner = ? AND state = 'due'"""
+CHANGE_ALL = CHANGE.replace("SET ", "SET attributes = ?, body = ?, ", 1)
 _WRITTEN = ("attributes", "body", *CHANGING)
 SAVE = f"""INSERT INTO minuet_inbox (saga, saga_id, {ENTRY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (key) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _WRITTEN)}
@@ -117,12 +118,15 @@ class SqliteInbox(Table):
         return self._execute(ADD, self._row(entry)).rowcount == 1
 
     def save(self, entry: Entry) -> bool:
-        if entry.owner == self._instance and entry.written is entry.envelope:
+        if entry.owner is None:
+            return self._execute(SAVE, (*self._row(entry), self._instance)).rowcount == 1
+        if entry.written is entry.envelope:
             self._own(entry)
-            if self._execute(CHANGE, (*changing(entry), entry.key, self._instance)).rowcount == 1:
-                return True
-            # It is another's, or it was never kept: what wrote it was rolled back.
-        return self._execute(SAVE, (*self._row(entry), self._instance)).rowcount == 1
+            return self._execute(CHANGE, (*changing(entry), entry.key, self._instance)).rowcount == 1
+        self._own(entry)
+        entry.written = entry.envelope
+        sent = (attributes_to_text(entry.envelope), entry.envelope.body)
+        return self._execute(CHANGE_ALL, (*sent, *changing(entry), entry.key, self._instance)).rowcount == 1
 
     def _own(self, entry: Entry) -> None:
         entry.owner = self._instance if entry.state is EntryState.DUE else None
