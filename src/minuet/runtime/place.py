@@ -307,6 +307,7 @@ class Place:
                     after = await self._attempt(entry)
         except Lost:
             log.info("%s: another instance does %s", self.name, key)
+            self._cancelled.discard(key)
             if key in self._again:
                 after.start.append(self._again[key])
         except Exception as error:
