@@ -22,7 +22,7 @@ from minuet.core.formula import Formula, all_of, any_of, literals
 from minuet.core.recipe import Source
 from minuet.core.saga import COMPENSATED, Action, Saga, SequenceOf, Step
 from minuet.ports import Delivery, Done, Entry, EntryState, Outgoing, Tx
-from minuet.runtime import participant as participants
+from minuet.runtime import performer
 from minuet.runtime.participant import After, Participant
 from minuet.runtime.place import Place
 from minuet.runtime.relay import Lane
@@ -172,7 +172,7 @@ def keeps_what_a_refusing_handler_wrote(patch: Patch) -> None:
     class _Kept(BaseException):
         """Leaves the savepoint, which keeps everything."""
 
-    patch.setattr(participants, "_Refused", _Kept)
+    patch.setattr(performer, "_Refused", _Kept)
     savepoint = SqliteTx.savepoint
 
     class Lenient:
