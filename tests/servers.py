@@ -99,6 +99,11 @@ def postgres_url() -> str:
 
 
 @pytest.fixture(scope="session")
+def temporal_url() -> str:
+    return server_url("temporal")
+
+
+@pytest.fixture(scope="session")
 def aws_url() -> str:
     """An endpoint for SNS and SQS; what else the SDK needs is in the environment."""
     return server_url("aws")

@@ -17,6 +17,7 @@ SERVERS: Mapping[str, str] = {
     "postgres": "Postgres",
     "nats": "Nats",
     "redis": "Redis",
+    "temporal": "Temporal",
 }
 """The class in the module of that name. Who needs longest comes first, and is started first."""
 

@@ -107,8 +107,8 @@ class Inbox(Protocol):
     def save(self, entry: Entry) -> bool:
         """Write it, new or changed. False, and nothing changed, unless it is new, or due and this instance's own.
 
-        This is the fence: an instance that was taken for dead cannot overwrite what its successor did. Nor does it bring
-        back what its successor has renamed: an entry with an owner is not new, and is never added.
+        This is the fence: an instance that was taken for dead cannot overwrite what its successor did. Nor does it
+        bring back what its successor has renamed: an entry with an owner is not new, and is never added.
         """
 
     def settle(self, entry: Entry) -> bool:

@@ -91,6 +91,7 @@ class Orchestration(BaseModel):
     """How the conductor works.
 
     Attributes:
+        engine: ``embedded``, or ``temporal://host:7233/namespace``; see docs/adapters/temporal.md.
         participants: how they are asked, if ``[participants]`` says nothing else of one: ``local``, in process where
             the service runs here, else over HTTP; ``http``, always over HTTP; ``commands``, by a message on the
             channel ``<service>.commands``, answered by the event that everybody hears.
@@ -99,7 +100,7 @@ class Orchestration(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    engine: Literal["embedded"] = "embedded"
+    engine: str = Field("embedded", repr=False)
     participants: Way = "local"
     ask_again_s: float = Field(30.0, gt=0)
 

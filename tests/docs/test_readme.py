@@ -52,6 +52,9 @@ def test_the_settings_shown_are_settings(tmp_path: Path) -> None:
 def test_the_sentence_shown_is_true(given: object) -> None:
     (shown,) = [block for block in blocks("python") if "given(app)" in block]
     names: dict[str, object] = {}
-    exec("from minuet.testing import participant\nfrom minuet_shop import app\nfrom minuet_shop.contracts import *", names)
+    exec(
+        "from minuet.testing import participant\nfrom minuet_shop import app\nfrom minuet_shop.contracts import *",
+        names,
+    )
     exec(shown, names)
     names["test_a_declined_card_gives_the_pieces_back"](given)  # type: ignore[operator]

@@ -10,6 +10,7 @@ from typing import Any
 
 from minuet.adapters.system import SystemClock, SystemIds
 from minuet.app import App, Handler, Service
+from minuet.bootstrap import engines
 from minuet.bootstrap.parts import Adapters, Parts
 from minuet.bootstrap.stores import Stores
 from minuet.bootstrap.system import System, chosen, everything
@@ -42,6 +43,7 @@ class Wiring:
         self.settings = system.settings
         self.parts = parts or Adapters(system)
         self.elsewhere: Elsewhere | None = None
+        self.engine: Any = None
         self.read_models = [
             model for model in self.app.read_models if self.settings.queries.get(name_of(model.query)) == "read_model"
         ]
@@ -49,6 +51,7 @@ class Wiring:
 
     def check(self) -> None:
         """Settings that name nothing are mistakes, not wishes."""
+        engines.check(self.settings)
         sagas = {saga.name for saga in self.app.sagas}
         queries = {name_of(query) for service in self.app.services.values() for query in service.queries}
         for given, there, what, nouns in (
@@ -76,7 +79,8 @@ class Wiring:
 
     def reactor(self, name: str) -> Reactor:
         commanded = commanded_in(self.app, self.settings)
-        return Reactor(self.app, self.system.codec, self.system.clock, name, self.coordination_of, commanded)
+        kind = engines.reactor_for(self.settings, name)
+        return kind(self.app, self.system.codec, self.system.clock, name, self.coordination_of, commanded)
 
     def warn_of_absent(self) -> None:
         """A step for a service that nobody may run would wait for ever, and look like a slow one."""
@@ -93,10 +97,7 @@ class Wiring:
     async def open(self) -> None:
         """Open stores, transports and places, from the leaves inward."""
         self.warn_of_absent()
-        reactors = {
-            name: self.reactor(name)
-            for name in everything(self.app)
-        }
+        reactors = {name: self.reactor(name) for name in everything(self.app)}
         for name in self.system.services:
             await self.open_store(name)
         subscriptions = {name: reactor.subscription(self.models_of(reactor)) for name, reactor in reactors.items()}
@@ -116,7 +117,9 @@ class Wiring:
                 self.system.places[name] = place
                 hears = list({id(one): one for one in map(self.transport_of, subscriptions[name].wanted)}.values())
                 relay = Relay(place.store, self.transport_of, self.system.ids)
-                self.system.workers[name] = Worker(place, relay, hears, self.system.ids, grace_s=self.settings.grace_s)
+                worker = Worker(place, relay, hears, self.system.ids, grace_s=self.settings.grace_s)
+                is_conducted = name == ORCHESTRATOR and self.engine is not None
+                self.system.workers[name] = engines.Conducted(self.engine, worker) if is_conducted else worker
 
     async def open_alone(self, name: str, channel: str, attributes: Mapping[str, str], body: bytes) -> Place:
         """A place that is connected to nothing but its store, for a message that it will hear.
@@ -250,7 +253,10 @@ class Wiring:
             asks_by_messages = AsksByMessages(
                 store, self.system.ids, commanded_in(self.app, self.settings), self.settings.orchestration.ask_again_s
             )
-            place.perform = Orchestrator(directory, handlers, asks_by_messages).perform
+            orchestrator = Orchestrator(directory, handlers, asks_by_messages)
+            place.perform = orchestrator.perform
+            if not engines.is_embedded(self.settings):
+                self.engine = engines.hand_over_to_temporal(self.app, self.settings, place, orchestrator)
         place.touched = self.system.touched
         return place
 

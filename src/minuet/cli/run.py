@@ -53,6 +53,12 @@ def run(
         list[str] | None,
         typer.Option("--coordination", metavar="SAGA=WAY", help="`choreography` or `orchestration`; may be repeated."),
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            "--engine", metavar="URL", help="What orchestrates: `embedded` or `temporal://host:7233/namespace`."
+        ),
+    ] = None,
     data: DataOption = None,
     host: Annotated[str | None, typer.Option("--host", help="Where to answer HTTP; 127.0.0.1 unless set.")] = None,
     port: Annotated[
@@ -66,7 +72,10 @@ def run(
     Example: minuet run minuet_shop:app --service orders --service inventory --data .minuet --port 8001
     """
     ways = _coordination(coordination)
-    settings = load_settings(config, data=data, host=host, port=port, coordination=ways or None)
+    orchestration = {"engine": engine} if engine else None
+    settings = load_settings(
+        config, data=data, host=host, port=port, coordination=ways or None, orchestration=orchestration
+    )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Lines(LOG_LINE))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])

@@ -268,7 +268,7 @@ class StoreContract:
             await store.transact(then_breaking(lambda tx: tx.inbox.add(entry)))
         assert not await store.transact(lambda tx: tx.inbox.save(entry))
         assert await store.transact(lambda tx: tx.inbox.save(an_entry()))
-        assert await found(store, "e-1")
+        assert (await found(store, "e-1")).state is EntryState.DUE
 
     async def test_a_digest_is_saved_without_a_new_envelope(self, store: Store) -> None:
         entry = an_entry()

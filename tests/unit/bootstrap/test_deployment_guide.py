@@ -1,4 +1,4 @@
-"""What docs/deployment.md and docs/operating.md show are settings that fit the shop, commands that there are, and pages that exist."""
+"""What the guides for deployment and operating show are settings and commands that there are, and pages that exist."""
 
 import json
 import re
