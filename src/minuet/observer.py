@@ -6,7 +6,7 @@ that is written for its sake: in choreography it sees as much as in orchestratio
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from minuet.app import App
@@ -17,6 +17,7 @@ from minuet.core.envelope import Envelope, SagaRef
 from minuet.core.errors import MessageError, NotFound
 from minuet.core.formula import Literal
 from minuet.core.messages import Event, name_of
+from minuet.core.projection import Coordination
 from minuet.core.saga import COMPENSATED, COMPLETED, Saga
 from minuet.ports import Act, Entry, EntryState, ParkedMessage, Store, Tx
 
@@ -136,7 +137,8 @@ class Observer:
             for place, before in tuple(pages.items()):
                 recent = await self._recent(place, limit, before)
                 for _, name, saga_id in recent:
-                    if (name, saga_id) not in views:
+                    # What another app has left in the same data is not ours to tell of.
+                    if (name, saga_id) not in views and self.app.saga(name) is not None:
                         views[name, saga_id] = await self._view(name, saga_id)
                 if len(recent) < limit:
                     del pages[place]
@@ -234,11 +236,12 @@ class Observer:
             if kind is not None and issubclass(kind, Event):
                 seen.known.setdefault(literal_of(entry.envelope.saga.step, kind), entry.answer)
 
-    def _refs(self, name: str, seen: _Seen):  # type: ignore[no-untyped-def]
+    def _refs(self, name: str, seen: _Seen) -> Iterator[SagaRef]:
+        return (ref for ref in self._refs_of(seen) if ref.name == name)
+
+    def _refs_of(self, seen: _Seen) -> Iterator[SagaRef]:
         for envelope in [*(entry.envelope for _, entry in seen.entries), *seen.known.values()]:
-            for ref in (envelope.saga, *envelope.begins):
-                if isinstance(ref, SagaRef) and ref.name == name:
-                    yield ref
+            yield from (ref for ref in (envelope.saga, *envelope.begins) if isinstance(ref, SagaRef))
 
     def _definition(self, name: str, seen: _Seen) -> Saga:
         ref = next(self._refs(name, seen), None)
@@ -283,7 +286,9 @@ class Observer:
             if entry.envelope.saga and entry.envelope.saga.step == rule.id
         ]
         if not entries:
-            return f"{rule.service} has not heard of it yet"
+            ref = next(self._refs_of(seen), None)
+            is_conducted = ref is not None and ref.coordination is Coordination.ORCHESTRATION
+            return f"{'orchestrator' if is_conducted else rule.service} has not heard of it yet"
         # What the participant itself says counts more than what the one who asks it says.
         place, entry = next((one for one in entries if one[0] == rule.service), entries[0])
         if entry.state is EntryState.PARKED:
@@ -377,7 +382,8 @@ class Observer:
         view = await self.parked_one(parked_id)
         if view.kind != "message":
             raise MessageError(
-                f"{parked_id} is a {view.kind} of a saga that is owed an answer; it can be retried, not discarded"
+                f"{parked_id} is a {view.kind} of a saga that is owed an answer; it can be retried or answered, not "
+                "discarded"
             )
         own = parked_id.partition(":")[2]
         await self._store(view.service, parked_id).transact(lambda tx: tx.parked.remove(own) and note(tx, act))

@@ -6,7 +6,7 @@ A start does the same for itself, if the settings let it. In production somebody
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,11 +16,12 @@ from minuet.adapters.broker.port import Broker
 from minuet.adapters.broker.transport import BrokerTransport
 from minuet.app import App, events_returned_by
 from minuet.bootstrap.system import everything
-from minuet.bootstrap.transports import Place, Transports, channels_of, shown
+from minuet.bootstrap.transports import Place, Transports, channels_of, commanded_in, shown
 from minuet.bootstrap.wiring import Wiring, wired
 from minuet.core.errors import ConfigurationError
-from minuet.core.messages import Event, StepRefused, name_of
+from minuet.core.messages import Command, Event, SagaCancelled, StepRefused, name_of
 from minuet.ports import Ids, Subscription
+from minuet.runtime.reactor import ORCHESTRATOR, commands_channel
 from minuet.settings import Settings
 
 CONNECT_S = 6.0
@@ -74,7 +75,7 @@ def show_topology(app: App, settings: Settings) -> list[ChannelView]:
     """
     wiring = wired(app, settings)
     listening = _subscriptions(wiring)
-    publishing = _publishing(app)
+    publishing = _publishing(app, commanded_in(app, settings))
     found = []
     for channel, place in Servers(wiring).places.items():
         events = [*publishing.get(channel, {}), *(name for one in listening for name in one.wanted.get(channel, ()))]
@@ -241,11 +242,11 @@ def _subscriptions(wiring: Wiring) -> list[Subscription]:
     return [one for one in wanted if one.wanted]
 
 
-def _publishing(app: App) -> dict[str, dict[str, list[str]]]:
+def _publishing(app: App, commanded: Collection[str]) -> dict[str, dict[str, list[str]]]:
     """Who publishes which event, by channel. Of services that are not in the app, what its sagas ask of them."""
     found: dict[str, dict[str, list[str]]] = {}
 
-    def publishes(service: str, event: type[Event], channel: str = "") -> None:
+    def publishes(service: str, event: type[Event | Command], channel: str = "") -> None:
         services = found.setdefault(channel or event.__contract__.channel, {}).setdefault(name_of(event), [])
         if service not in services:
             services.append(service)
@@ -262,4 +263,7 @@ def _publishing(app: App) -> dict[str, dict[str, list[str]]]:
             for event in rule.command.__contract__.answers:
                 publishes(rule.service, event)
             publishes(rule.service, StepRefused, f"{rule.service}.refused")
+            publishes(ORCHESTRATOR, SagaCancelled)
+            if rule.service in commanded:
+                publishes(ORCHESTRATOR, rule.command, commands_channel(rule.service))
     return found

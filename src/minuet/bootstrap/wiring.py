@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from minuet.adapters.system import SystemClock, SystemIds
-from minuet.app import App, Handler, Service
+from minuet.app import App, Handler, IdempotencyKey, NewId, Now, Service
 from minuet.bootstrap import engines
 from minuet.bootstrap.parts import Adapters, Parts
 from minuet.bootstrap.stores import Stores
@@ -94,9 +94,30 @@ class Wiring:
                     service,
                 )
 
+    def warn_of_commands_without_an_address(self) -> None:
+        """What cannot be asked over HTTP would need an operator at its first order."""
+        if ORCHESTRATOR not in self.system.services:
+            return
+        for saga in self.app.current_sagas.values():
+            if self.coordination_of(saga.name) is not Coordination.ORCHESTRATION:
+                continue
+            for rule in saga.rules.every:
+                is_here = rule.service in self.system.services and self.way_of(rule.service) == "local"
+                if is_here or self.way_of(rule.service) == "commands" or rule.command.__contract__.http:
+                    continue
+                log.warning(
+                    'saga %s asks %s for %s over HTTP, which has no address: declare it with http="POST /...", or '
+                    'ask by messages: [participants] %s = "commands"',
+                    saga.name,
+                    rule.service,
+                    name_of(rule.command),
+                    rule.service,
+                )
+
     async def open(self) -> None:
         """Open stores, transports and places, from the leaves inward."""
         self.warn_of_absent()
+        self.warn_of_commands_without_an_address()
         reactors = {name: self.reactor(name) for name in everything(self.app)}
         for name in self.system.services:
             await self.open_store(name)
@@ -270,6 +291,18 @@ class Wiring:
                     continue
                 made = asynccontextmanager(factory)(self.system.deployment)
                 place.participant.provided[wanted] = await self.stack.enter_async_context(made)
+            self._check_provided(name, place)
+
+    def _check_provided(self, name: str, place: Place) -> None:
+        """An ``async`` handler has no transaction that could give it anything else."""
+        there = {*place.participant.provided, IdempotencyKey, NewId, Now}
+        for handler in place.participant.handlers.values():
+            for wanted in handler.wants.values() if handler.is_async and name != ORCHESTRATOR else ():
+                if wanted not in there:
+                    raise ConfigurationError(
+                        f"{handler.name} of {name} asks for {wanted.__name__}, and nothing provides one; declare an "
+                        f"async generator of it with @{name}.provides, as in docs/writing-an-app.md"
+                    )
 
     async def serve(self) -> None:
         """Answer HTTP for the services of this process, and let the other processes know where."""

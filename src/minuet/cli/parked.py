@@ -49,14 +49,15 @@ def list_parked(
     elif not views:
         console().print("nothing is parked")
     else:
-        console().print(_list(views))
+        console().print(_list(views), crop=False)
 
 
 def _list(views: list[ParkedView]) -> Any:
     from rich.text import Text
 
     rows = table()
-    rows.add_column("id", overflow="fold", ratio=3)
+    # An id is for copying, so it is never cut.
+    rows.add_column("id", no_wrap=True, min_width=max(len(in_one_line(one.id)) for one in views))
     rows.add_column("what", no_wrap=True)
     rows.add_column("since", no_wrap=True)
     rows.add_column("why", ratio=4)

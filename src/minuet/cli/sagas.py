@@ -177,8 +177,8 @@ def cancel_saga(
     if as_json:
         print_json({"id": saga_id, "cancelled": True, "before": not is_new})
     else:
-        said = "is cancelled; whoever is next refuses its step" if is_new else "was cancelled before"
-        typer.echo(in_one_line(f"{saga_id} {said}"))
+        told = "everybody hears of it: whoever is next refuses its step, unless nothing can be refused any more"
+        typer.echo(in_one_line(f"{saga_id} is cancelled; {told}" if is_new else f"{saga_id} was cancelled before"))
 
 
 @app.command("show")
@@ -236,7 +236,8 @@ def _attempts(view: SagaView) -> Any:
     for heading in ("step", "command", "at", "state", "tried", "answer"):
         rows.add_column(heading, no_wrap=heading in ("state", "tried"))
     for one in view.attempts:
-        answer = one.answer or one.error
+        # What is refused for a reason of ours says it: deadline passed, retries exhausted, cancelled.
+        answer = ": ".join(said for said in (one.answer, one.error) if said)
         if one.state == "due" and one.due_at > one.changed_at:
             answer += f" (again at {moment(one.due_at)})"
         tried = count(one.attempts, "time") if one.attempts else ""

@@ -390,6 +390,12 @@ class Participant(Performer):
             raise Rejected(
                 f"{name_of(message)} is answered by {names}, not by {name_of(event) if event else 'nothing'}"
             )
+        ref = entry.envelope.saga
+        definition = self.reactor.app.saga(ref.name, ref.definition) if ref is not None else None
+        about = getattr(event, definition.key, None) if definition is not None else None
+        if ref is not None and about is not None and str(about) != ref.id:
+            assert definition is not None
+            raise Rejected(f"{definition.key} is {about!r}, but this is about {ref.name} {ref.id}")
         if isinstance(event, Refusal) and not self._may_refuse(entry):
             raise Rejected(f"{name_of(message)} cannot be refused any more; answer that it is done, or retry it")
 

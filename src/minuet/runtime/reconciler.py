@@ -180,6 +180,9 @@ class Reconciler:
             if now < patience.look_at:
                 continue
             patience.look_again(now)
+            if not self._is_ours(saga):
+                del self._open[saga, saga_id]
+                continue
             if await self.end_of(saga, saga_id) is not None:
                 del self._open[saga, saga_id]
                 if not with_ended:
@@ -190,6 +193,10 @@ class Reconciler:
                 found += [one for one, _ in await self.missed(saga, saga_id, after_s=after_s)]
             await asyncio.sleep(PAUSE_S)
         return found
+
+    def _is_ours(self, saga: str) -> bool:
+        """What another app has left in the same data is not ours to compare."""
+        return any(place.participant.reactor.app.saga(saga) is not None for place in self.places.values())
 
     async def _find_new(self, name: str, back_s: float) -> None:
         """Note the sagas that the place has heard of since the last time, the newest first."""

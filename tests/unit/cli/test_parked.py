@@ -118,7 +118,7 @@ def test_discarding_asks_first(run: Minuet, as_json: Any, garbled: Path) -> None
 def test_a_command_that_somebody_waits_for_is_not_discarded(run: Minuet, data: Path) -> None:
     result = run("parked", "discard", "people:Thank/w-3", "--data", data, "--yes")
     assert result.exit_code == 1
-    assert "it can be retried, not discarded" in result.stderr
+    assert "it can be retried or answered, not discarded" in result.stderr
 
 
 @pytest.mark.parametrize("verb", ["show", "retry", "discard"])
