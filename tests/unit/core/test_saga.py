@@ -109,10 +109,12 @@ def test_a_saga_cannot_be_changed() -> None:
 # -- steps -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["begin", "completed", "compensated", "Pack", "pack/undo", "pack it", "1st", "_pack"])
+@pytest.mark.parametrize(
+    "name", ["begin", "completed", "compensated", "cancelled", "Pack", "pack/undo", "pack it", "1st", "_pack"]
+)
 def test_a_step_must_have_a_snake_case_name_that_is_not_taken(name: str) -> None:
     with pytest.raises(
-        DefinitionError, match=f"step name '{name}' must be snake_case and none of begin, compensated, "
+        DefinitionError, match=f"step name '{name}' must be snake_case and none of begin, cancelled, compensated, "
     ):
         step(Pack, name=name)
 
