@@ -144,9 +144,13 @@ def test_what_is_missing_is_told_then_made_then_there(
     assert name not in asyncio.run(with_jetstream(nats_url, _streams))
 
     made = brokers(run("topology", "apply", tiny.APP, "--json"), 0)
-    assert made["nats"]["made"] == [f"there is no stream {name}", f"stream {name} has no consumer minuet-people"]
+    assert made["nats"]["made"] == [
+        f"there is no stream {name}",
+        f"stream {name} has no consumer minuet-people",
+        f"stream {name} has no consumer minuet-fairy",  # which wants to hear of sagas that are cancelled
+    ]
     assert made["amqp"]["made"] == before["amqp"]["missing"]
-    assert made["nats"]["groups"] == ["people"]
+    assert made["nats"]["groups"] == ["people", "fairy"]
     assert made["amqp"]["groups"] == ["fairy", "press", "orchestrator"]
     assert made["amqp"]["destinations"] == [f"{name}/wishes"]
 
@@ -322,7 +326,7 @@ def test_a_start_without_provisioning_says_what_to_do_first(
     run: Minuet, tmp_path: Path, database: str, stream: str, name: str
 ) -> None:
     settings_file(tmp_path, stores={"default": database}, channels={"*": stream}, provision=False)
-    assert re.search(r"minuet: schema people at .* lacks 0001_tables; run `minuet store migrate`", start(tmp_path))
+    assert re.search(r"minuet: schema people at .* lacks 0001_tables, 0002_audit; run `minuet store migrate`", start(tmp_path))
     assert run("store", "migrate", tiny.APP).exit_code == 0
     said = start(tmp_path)
     assert f"there is no stream {name}. `minuet topology apply` makes it so" in said
