@@ -326,7 +326,8 @@ def test_a_start_without_provisioning_says_what_to_do_first(
     run: Minuet, tmp_path: Path, database: str, stream: str, name: str
 ) -> None:
     settings_file(tmp_path, stores={"default": database}, channels={"*": stream}, provision=False)
-    assert re.search(r"minuet: schema people at .* lacks 0001_tables, 0002_audit; run `minuet store migrate`", start(tmp_path))
+    lacks = r"minuet: schema people at .* lacks 0001_tables, 0002_audit; run `minuet store migrate`"
+    assert re.search(lacks, start(tmp_path))
     assert run("store", "migrate", tiny.APP).exit_code == 0
     said = start(tmp_path)
     assert f"there is no stream {name}. `minuet topology apply` makes it so" in said
