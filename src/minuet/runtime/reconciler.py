@@ -105,13 +105,21 @@ class Reconciler:
                 found.append((missed, envelope))
         return found
 
-    async def mend(self, saga: str, saga_id: str, *, after_s: float = 0.0) -> list[Missed]:
+    async def mend(
+        self,
+        saga: str,
+        saga_id: str,
+        *,
+        after_s: float = 0.0,
+        tells: Callable[[Missed], None] = lambda missed: None,
+    ) -> list[Missed]:
         """Hand over what `missed` finds; what that was.
 
         What another place then tells may be missing as well: it is found the next time.
         """
         mended = []
         for missed, envelope in await self.missed(saga, saga_id, after_s=after_s):
+            tells(missed)
             try:
                 await self.places[missed.place].hear(envelope)
             except MessageError as reason:
@@ -156,14 +164,22 @@ class Reconciler:
             if not ready():
                 continue
             try:
-                for missed in await self.look(after_s=after_s, back_s=back_s):
-                    age_s = self.clock.now() - missed.told_at
-                    log.error("%s %.0f s ago; it was handed over now. Does the broker lose messages?", missed, age_s)
+                await self.look(after_s=after_s, back_s=back_s, tells=self._warn)
             except Exception as error:
                 log.warning("cannot compare what was told with what was heard, trying again: %s", error)
 
+    def _warn(self, missed: Missed) -> None:
+        age_s = self.clock.now() - missed.told_at
+        log.error("%s %.0f s ago; it is handed over now. Does the broker lose messages?", missed, age_s)
+
     async def look(
-        self, *, after_s: float, back_s: float, with_ended: bool = False, mends: bool = True
+        self,
+        *,
+        after_s: float,
+        back_s: float,
+        with_ended: bool = False,
+        mends: bool = True,
+        tells: Callable[[Missed], None] = lambda missed: None,
     ) -> list[Missed]:
         """Compare once, all sagas that are not over; what was missing.
 
@@ -172,6 +188,7 @@ class Reconciler:
             back_s: sagas that were begun longer ago than that before our first look are not looked at.
             with_ended: also sagas that are over, as after a store was put back from a backup.
             mends: hand it over; else only look.
+            tells: called with each, before it is handed over.
         """
         for name in self.places:
             await self._find_new(name, back_s)
@@ -188,7 +205,7 @@ class Reconciler:
                 if not with_ended:
                     continue
             if mends:
-                found += await self.mend(saga, saga_id, after_s=after_s)
+                found += await self.mend(saga, saga_id, after_s=after_s, tells=tells)
             else:
                 found += [one for one, _ in await self.missed(saga, saga_id, after_s=after_s)]
             await asyncio.sleep(PAUSE_S)
