@@ -287,8 +287,8 @@ class Observer:
         ]
         if not entries:
             ref = next(self._refs_of(seen), None)
-            is_conducted = ref is not None and ref.coordination is Coordination.ORCHESTRATION
-            return f"{'orchestrator' if is_conducted else rule.service} has not heard of it yet"
+            is_orchestrated = ref is not None and ref.coordination is Coordination.ORCHESTRATION
+            return f"{'orchestrator' if is_orchestrated else rule.service} has not heard of it yet"
         # What the participant itself says counts more than what the one who asks it says.
         place, entry = next((one for one in entries if one[0] == rule.service), entries[0])
         if entry.state is EntryState.PARKED:

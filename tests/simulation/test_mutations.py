@@ -23,7 +23,8 @@ from minuet.core.recipe import Source
 from minuet.core.saga import COMPENSATED, Action, Saga, SequenceOf, Step
 from minuet.ports import Delivery, Done, Entry, EntryState, Outgoing, Tx
 from minuet.runtime import performer
-from minuet.runtime.participant import After, Participant
+from minuet.runtime.participant import Participant
+from minuet.runtime.performer import After
 from minuet.runtime.place import Place
 from minuet.runtime.relay import Lane
 from minuet.runtime.worker import Worker

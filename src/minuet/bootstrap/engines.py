@@ -1,4 +1,4 @@
-"""What conducts the sagas: our own orchestrator, or Temporal. Knows both sides: the runtime's, and the engine's.
+"""What orchestrates the sagas: our own orchestrator, or Temporal. Knows both sides: the runtime's, and the engine's.
 
 On Temporal the orchestrator is still a place with a store. It hears what begins sagas, keeps that as an entry of its
 inbox, and doing such an entry means telling Temporal; so nothing is lost while Temporal is away. From there on the
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from minuet.app import App, Handler, read_model_key
 from minuet.bootstrap.extras import extra
 from minuet.codec import attributes_to_text, envelope_from_text
 from minuet.core.compile import Rule
-from minuet.core.coordinator import literal_of, newly_due
+from minuet.core.coordinator import literal_of
 from minuet.core.envelope import Envelope, SagaRef
 from minuet.core.errors import MessageError, NotYet
 from minuet.core.formula import Literal
@@ -28,7 +28,7 @@ from minuet.core.saga import Saga
 from minuet.ports import Entry, EntryState, Tx
 from minuet.runtime.gather import Gatherer
 from minuet.runtime.orchestrator import Orchestrator
-from minuet.runtime.participant import REACTION
+from minuet.runtime.performer import REACTION
 from minuet.runtime.place import Performed, Place
 from minuet.runtime.reactor import IS_CANCELLED, ORCHESTRATOR, Fact, Reactor, step_key
 from minuet.runtime.worker import Worker
@@ -64,27 +64,19 @@ def check(settings: Settings) -> None:
 
 
 class TellingReactor(Reactor):
-    """The orchestrator's, when Temporal conducts: what becomes known of a saga is to be told to its workflow.
+    """The orchestrator's, on Temporal: what becomes known of a saga is to be told to its workflow.
 
     A saga that began under the embedded engine goes on there.
     """
 
-    def learn(self, tx: Tx, envelope: Envelope, event: Event) -> list[Entry]:
-        due: list[Entry] = []
-        for fact in self.facts(envelope, event):
-            known = tx.known.learn(fact.ref.name, fact.ref.id, fact.literal, envelope)
-            if known is None:
-                continue
-            others = known.keys() - {fact.literal, IS_CANCELLED}
-            if not others or any(tx.inbox.find(_tell_key(fact.ref, one)) is not None for one in others):
-                # Under the saga that it is told to, which may not be the one that it answers. Nobody refuses to tell.
-                told = replace(envelope, saga=fact.ref, may_refuse=False)
-                key = _tell_key(fact.ref, fact.literal)
-                due.append(Entry(key=key, handler=TELL, envelope=told, changed_at=self.clock.now()))
-            else:  # it began before Temporal came
-                rules = newly_due(fact.saga.rules.every, known, fact.literal)
-                due += [self.entry_for(rule, fact, known, envelope) for rule in rules]
-        return due
+    def made_due(self, tx: Tx, fact: Fact, known: Mapping[Literal, Envelope], envelope: Envelope) -> list[Entry]:
+        others = known.keys() - {fact.literal, IS_CANCELLED}
+        if others and all(tx.inbox.find(_tell_key(fact.ref, one)) is None for one in others):
+            return super().made_due(tx, fact, known, envelope)  # it began before Temporal came
+        # Under the saga that it is told to, which may not be the one that it answers. Nobody refuses to tell.
+        told = replace(envelope, saga=fact.ref, may_refuse=False)
+        key = _tell_key(fact.ref, fact.literal)
+        return [Entry(key=key, handler=TELL, envelope=told, changed_at=self.clock.now())]
 
     def _fact(self, saga: Saga, ref: SagaRef, literal: Literal) -> Iterator[Fact]:
         # Also what no rule looks at, such as the answer to the last command: the workflow waits for it.
@@ -193,22 +185,9 @@ class Asked:
         begun, rule = due.begun, self._rule(due)
         ref = SagaRef(begun.saga, begun.id, begun.definition, Coordination.ORCHESTRATION, rule.id)
         cause = envelope_from_text(due.cause, b"")
-        envelope = Envelope(
-            id=step_key(ref),
-            type=name_of(rule.command),
-            source=ORCHESTRATOR,
-            time=due.at,
-            body=due.body.encode(),
-            key=ref.id,
-            version=rule.command.__contract__.version,
-            saga=ref,
-            correlation=cause.correlation or cause.id,
-            causation=cause.id,
-            traceparent=cause.traceparent,
-            expires=due.at + rule.deadline.total_seconds() if rule.deadline else None,
-            may_refuse=rule.may_refuse,
-            cancelled=rule.may_refuse and await self._is_cancelled(ref),
-            hops=cause.hops,
+        is_cancelled = rule.may_refuse and await self._is_cancelled(ref)
+        envelope = self._reactor.envelope_of(
+            rule, ref, cause, at=due.at, body=due.body.encode(), is_cancelled=is_cancelled
         )
         known = {
             Literal.parse(told.literal): envelope_from_text(told.attributes, told.body.encode()) for told in due.known
@@ -256,7 +235,7 @@ class Asked:
 # -- putting it together -----------------------------------------------------------------------------------------------
 
 
-class Conducted(Worker):
+class WorkerWithTemporal(Worker):
     """The orchestrator's worker, with Temporal beside it."""
 
     def __init__(self, engine: TemporalEngine, like: Worker) -> None:

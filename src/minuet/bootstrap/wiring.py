@@ -22,7 +22,8 @@ from minuet.ports import Transport
 from minuet.runtime.directory import Directory, Elsewhere
 from minuet.runtime.gather import Gatherer
 from minuet.runtime.orchestrator import AsksByMessages, Orchestrator, asking_handlers
-from minuet.runtime.participant import REACTION, Participant
+from minuet.runtime.participant import Participant
+from minuet.runtime.performer import REACTION
 from minuet.runtime.place import Place
 from minuet.runtime.pruner import Pruner
 from minuet.runtime.reactor import ORCHESTRATOR, Reactor
@@ -139,8 +140,9 @@ class Wiring:
                 hears = list({id(one): one for one in map(self.transport_of, subscriptions[name].wanted)}.values())
                 relay = Relay(place.store, self.transport_of, self.system.ids)
                 worker = Worker(place, relay, hears, self.system.ids, grace_s=self.settings.grace_s)
-                is_conducted = name == ORCHESTRATOR and self.engine is not None
-                self.system.workers[name] = engines.Conducted(self.engine, worker) if is_conducted else worker
+                if name == ORCHESTRATOR and self.engine is not None:
+                    worker = engines.WorkerWithTemporal(self.engine, worker)
+                self.system.workers[name] = worker
 
     async def open_alone(self, name: str, channel: str, attributes: Mapping[str, str], body: bytes) -> Place:
         """A place that is connected to nothing but its store, for a message that it will hear.
@@ -182,7 +184,7 @@ class Wiring:
         for name in self.system.stores:
             reactor = self.reactor(name)
             place = self.system.places[name] = self._place(name, reactor, Directory({}, None))
-            await place.drain()
+            place.stand_aside()
 
     async def start(self) -> None:
         # All at once: one after the other, the first would wait for answers of those that are stopped already.

@@ -156,7 +156,7 @@ def _page(
 def _known_in(tx: Tx, name: str, saga_id: str, types: Mapping[str, type[Message]]) -> set[Literal]:
     from minuet.core.coordinator import literal_of
     from minuet.core.messages import Event
-    from minuet.runtime.participant import REACTION
+    from minuet.runtime.performer import REACTION
 
     found = set(tx.known.of(name, saga_id))
     for entry in tx.records.entries_of(name, saga_id):

@@ -17,6 +17,7 @@ from minuet.core.errors import ConfigurationError, MinuetError
 
 if TYPE_CHECKING:
     from minuet.app import App
+    from minuet.bootstrap import System
     from minuet.core.saga import Saga
     from minuet.observer import Observer
     from minuet.settings import Settings
@@ -134,6 +135,21 @@ async def observing(app_name: str | None, data: Path | None, config: Path | None
     app = load_app(app_name or remembered_app(settings.data))
     async with stored(app, settings) as observer:
         yield observer
+
+
+@asynccontextmanager
+async def outside_of(app_name: str | None, data: Path | None, config: Path | None) -> AsyncIterator[System]:
+    """The app as somebody sees it who runs none of it, to begin, cancel and hand over.
+
+    Raises:
+        ConfigurationError: nothing is stored that another process can see.
+    """
+    from minuet.bootstrap import outside
+
+    settings = load_settings(config, data=data)
+    _hint_at_demo(settings.data)
+    async with outside(load_app(app_name or remembered_app(settings.data)), settings) as system:
+        yield system
 
 
 def _hint_at_demo(data: Path) -> None:

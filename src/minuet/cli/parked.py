@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from minuet.cli.audit import WhoOption, WhyOption, act_of
-from minuet.cli.loading import AppOption, ConfigOption, DataOption, JsonOption, observing, run_async
+from minuet.cli.loading import AppOption, ConfigOption, DataOption, JsonOption, observing, outside_of, run_async
 from minuet.cli.tables import console, in_one_line, listed, moment, print_json, readable, table
 from minuet.core.errors import ConfigurationError, NotFound
 
@@ -194,12 +194,9 @@ def answer(
         raise typer.BadParameter("it is not a JSON object", param_hint="--body")
 
     async def settle() -> str:
-        from minuet.bootstrap import outside
-        from minuet.cli.loading import load_app, load_settings, remembered_app
         from minuet.core.errors import Rejected
 
-        settings = load_settings(config, data=data)
-        async with outside(load_app(app or remembered_app(settings.data)), settings) as system:
+        async with outside_of(app, data, config) as system:
             view = await system.observer.parked_one(parked_id)
             if view.kind == "message":
                 raise Rejected(f"{parked_id} is a message, which owes nobody an answer; retry or discard it")

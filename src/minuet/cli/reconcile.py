@@ -14,9 +14,7 @@ from minuet.cli.loading import (
     DataOption,
     JsonOption,
     find_saga,
-    load_app,
-    load_settings,
-    remembered_app,
+    outside_of,
     run_async,
 )
 from minuet.cli.tables import console, count, in_one_line, moment, print_json, table
@@ -59,18 +57,13 @@ def reconcile(
         raise typer.BadParameter("goes with neither an ID nor --check", param_hint="--every")
 
     async def look() -> list[Missed]:
-        from minuet.bootstrap import outside
-
-        settings = load_settings(config, data=data)
-        chosen = settings.reconciliation
-        found_app = load_app(app or remembered_app(settings.data))
-        if saga:
-            find_saga(found_app, saga)
-        after_s = chosen.after_s if after is None else after
-        async with outside(found_app, settings) as system:
-            reconciler = system.reconciler()
+        async with outside_of(app, data, config) as system:
+            if saga:
+                find_saga(system.app, saga)
+            reconciler, chosen = system.reconciler(), system.settings.reconciliation
+            after_s = chosen.after_s if after is None else after
             if saga_id:
-                names = [saga] if saga else list(found_app.current_sagas)
+                names = [saga] if saga else list(system.app.current_sagas)
                 return await _one(reconciler, names, saga_id, after_s, check)
             back_s = chosen.back_s if back is None else back
             while True:

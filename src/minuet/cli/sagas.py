@@ -14,10 +14,8 @@ from minuet.cli.loading import (
     DataOption,
     JsonOption,
     find_saga,
-    load_app,
-    load_settings,
     observing,
-    remembered_app,
+    outside_of,
     run_async,
 )
 from minuet.cli.reconcile import reconcile
@@ -122,18 +120,15 @@ def begin_saga(
     async def begin() -> tuple[str, bool]:
         from pydantic import ValidationError
 
-        from minuet.bootstrap import outside
         from minuet.codec import explain
         from minuet.core.errors import MessageError
 
-        settings = load_settings(config, data=data)
-        found = load_app(app or remembered_app(settings.data))
-        definition = find_saga(found, saga)
-        try:
-            event = definition.begins_with.model_validate_json(body, by_alias=True, by_name=False)
-        except ValidationError as error:
-            raise MessageError(f"--body is no {definition.begins_with.__name__}: {explain(error)}") from None
-        async with outside(found, settings) as system:
+        async with outside_of(app, data, config) as system:
+            definition = find_saga(system.app, saga)
+            try:
+                event = definition.begins_with.model_validate_json(body, by_alias=True, by_name=False)
+            except ValidationError as error:
+                raise MessageError(f"--body is no {definition.begins_with.__name__}: {explain(error)}") from None
             return str(getattr(event, definition.key)), await system.begin(event)
 
     saga_id, is_new = run_async(begin)
@@ -164,13 +159,9 @@ def cancel_saga(
     """
 
     async def cancel() -> bool:
-        from minuet.bootstrap import outside
-
-        settings = load_settings(config, data=data)
-        found = load_app(app or remembered_app(settings.data))
-        if saga:
-            find_saga(found, saga)
-        async with outside(found, settings) as system:
+        async with outside_of(app, data, config) as system:
+            if saga:
+                find_saga(system.app, saga)
             return await system.cancel(saga_id, who=operator(who), why=why, saga=saga)
 
     is_new = run_async(cancel)
@@ -246,7 +237,7 @@ def _attempts(view: SagaView) -> Any:
 
 
 def _command(attempt: Attempt) -> str:
-    from minuet.runtime.participant import REACTION
+    from minuet.runtime.performer import REACTION
 
     name = attempt.command.removeprefix(REACTION)
     return name if name == attempt.command else f"reaction {name}"

@@ -12,7 +12,7 @@ from minuet.core.errors import MessageError, NotYet, Rejected
 from minuet.core.messages import Command, Query, View, name_of
 from minuet.ports import Entry, Store, Tx
 from minuet.runtime.directory import Directory
-from minuet.runtime.participant import Lost
+from minuet.runtime.performer import Lost
 from minuet.runtime.reactor import Reactor
 
 V = TypeVar("V", bound=View)

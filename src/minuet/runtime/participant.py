@@ -6,10 +6,10 @@ what follows is the same for all: see `minuet.runtime.performer`. Everything her
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
 from urllib.parse import quote
 
 from minuet.app import Handler, ReadModel
@@ -23,15 +23,13 @@ from minuet.ports import Clock, Delivery, Entry, EntryState, Ids, ParkedMessage,
 from minuet.runtime.performer import DEPTH_MAX, REACTION, After, Lost, Performer, describe
 from minuet.runtime.reactor import IS_CANCELLED, Reactor, business_key, step_key
 
-__all__ = ["DEPTH_MAX", "REACTION", "After", "Lost", "Participant"]
-
 
 class Participant(Performer):
     """The synchronous half of a place: everything that happens inside a transaction.
 
     Args:
         read_models: those that are kept here.
-        others: as for `Performer`.
+        publishes, body_bytes_max: as for `Performer`.
     """
 
     def __init__(
@@ -42,9 +40,11 @@ class Participant(Performer):
         ids: Ids,
         handlers: Mapping[str, Handler],
         read_models: Sequence[ReadModel] = (),
-        **others: Any,
+        *,
+        publishes: bool = True,
+        body_bytes_max: Callable[[str], float] = lambda channel: math.inf,
     ) -> None:
-        super().__init__(reactor, codec, clock, ids, handlers, **others)
+        super().__init__(reactor, codec, clock, ids, handlers, publishes=publishes, body_bytes_max=body_bytes_max)
         self._read_models: dict[str, list[ReadModel]] = {}
         for model in read_models:
             self._read_models.setdefault(name_of(model.event), []).append(model)
@@ -193,12 +193,7 @@ class Participant(Performer):
         """Let everybody know that a saga is no longer wanted. False: that is known."""
         if IS_CANCELLED in tx.known.of(event.saga, event.saga_id):
             return False
-        key = f"{event.saga}/{event.saga_id}/{CANCELLED}"
-        told = Envelope(
-            id=key, type=name_of(event), source=self.place, time=self.clock.now(), body=b"", key=event.saga_id
-        )
-        envelope = self.envelope_for(event, Entry(key=key, handler="", envelope=told), 0)
-        tx.outbox.add(channel_of(event), envelope)
+        envelope = self._announce(tx, f"{event.saga}/{event.saga_id}/{CANCELLED}", event, event.saga_id)
         self._hear_cancelled(tx, envelope, event, after)
         return True
 
@@ -209,9 +204,9 @@ class Participant(Performer):
         for entry in tx.records.entries_of(event.saga, event.saga_id):
             if entry.state is not EntryState.DUE or not entry.envelope.may_refuse or entry.envelope.cancelled:
                 continue
-            self._cancelled(tx, entry, after)
+            self._mark_cancelled(tx, entry, after)
 
-    def _cancelled(self, tx: Tx, entry: Entry, after: After) -> Entry:
+    def _mark_cancelled(self, tx: Tx, entry: Entry, after: After) -> Entry:
         """Refuse the entry, unless it is begun, or the orchestrator's: then whoever is asked once more hears of it.
 
         Its owner may be another instance, which goes on with what it has at hand, as if this had come a little later.
@@ -270,13 +265,19 @@ class Participant(Performer):
                 raise Conflict(f"{ref.name} {ref.id} was begun with other content; nothing was done")
         if all(known):
             return False
-        key = f"{begins[0].name}/{begins[0].id}"
-        told = Envelope(id=f"{key}/{BEGIN}", type=name_of(event), source=self.place, time=self.clock.now(), body=b"")
-        envelope = self.envelope_for(event, Entry(key=f"{key}/{BEGIN}", handler="", envelope=told), 0)
-        tx.outbox.add(channel_of(event), envelope)
+        envelope = self._announce(tx, f"{begins[0].name}/{begins[0].id}/{BEGIN}", event, begins[0].id)
         self.reactor.remember_begun(tx, envelope)
         self._learn(tx, envelope, event, after)
         return True
+
+    def _announce(self, tx: Tx, message_id: str, event: Event, saga_id: str) -> Envelope:
+        """Publish an event that answers no command, in this place's name."""
+        cause = Envelope(
+            id=message_id, type=name_of(event), source=self.place, time=self.clock.now(), body=b"", key=saga_id
+        )
+        envelope = self.envelope_for(event, Entry(key=message_id, handler="", envelope=cause), 0)
+        tx.outbox.add(channel_of(event), envelope)
+        return envelope
 
     # -- commands handed in by somebody who waits for the answer -------------------------------------------------------
 
@@ -326,7 +327,7 @@ class Participant(Performer):
         elif entry.state is EntryState.DONE and envelope.saga is not None:
             self._answer_again(tx, entry, envelope, after)
         elif entry.state is EntryState.DUE and envelope.cancelled and not entry.envelope.cancelled:
-            entry = self._cancelled(tx, entry, after)
+            entry = self._mark_cancelled(tx, entry, after)
         if alias:
             # Only the digest counts: the outcome is found under the main key.
             tx.inbox.add(

@@ -11,7 +11,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from minuet.app import Handler
 from minuet.codec import Codec
@@ -20,11 +20,14 @@ from minuet.core.errors import MinuetError, NotFound, NotYet, Rejected
 from minuet.core.messages import Event, Query, SagaCancelled, View, name_of
 from minuet.ports import Act, Clock, Delivery, Entry, EntryState, Store, Tx
 from minuet.runtime.gather import Gatherer
-from minuet.runtime.participant import DEPTH_MAX, After, Lost, Participant
+from minuet.runtime.participant import Participant
+from minuet.runtime.performer import DEPTH_MAX, After, Lost
 from minuet.runtime.timers import Timers
 from minuet.runtime.waiters import Waiters, not_yet
 
 log = logging.getLogger("minuet.place")
+
+T = TypeVar("T")
 
 FIRST_ATTEMPT_S = 10.0
 # Another process does it, and nothing here will be told when it is done.
@@ -84,6 +87,7 @@ class Place:
         self._again: dict[str, Entry] = {}
         self._cancelled: set[str] = set()
         self._is_draining = False
+        self._stands_aside = False
 
     @property
     def is_full(self) -> bool:
@@ -145,28 +149,41 @@ class Place:
         Raises:
             Conflict: another one has.
         """
-
-        def work(tx: Tx) -> tuple[bool, After]:
-            after = After(depth=DEPTH_MAX)
-            return self.participant.begin(tx, event, after), after
-
-        is_new, after = await self.store.transact(work)
-        self.follow_up(after)
-        return is_new
+        return await self._handed_in(lambda tx, after: self.participant.begin(tx, event, after))
 
     async def cancel(self, event: SagaCancelled, act: Act) -> bool:
         """Let everybody know that a saga is no longer wanted, in this place's name. False: that is known."""
 
-        def work(tx: Tx) -> tuple[bool, After]:
-            after = After(depth=DEPTH_MAX)
+        def work(tx: Tx, after: After) -> bool:
             is_new = self.participant.cancel(tx, event, after)
             if is_new:
                 tx.audit.add(act)
-            return is_new, after
+            return is_new
 
-        is_new, after = await self.store.transact(work)
+        return await self._handed_in(work)
+
+    async def answer_for(self, key: str, event: Event | None, act: Act) -> None:
+        """See `minuet.runtime.participant.Participant.answer_for`. The act is kept with it."""
+
+        def work(tx: Tx, after: After) -> None:
+            self.participant.answer_for(tx, key, event, after)
+            tx.audit.add(act)
+
+        await self._handed_in(work)
+
+    async def _handed_in(self, work: Callable[[Tx, After], T]) -> T:
+        """What somebody hands in who waits for nothing that comes of it: that is begun here, or by who is at work."""
+
+        def run(tx: Tx) -> tuple[T, After]:
+            after = After(depth=DEPTH_MAX)
+            result = work(tx, after)
+            if self._stands_aside:
+                tx.inbox.release()
+            return result, after
+
+        result, after = await self.store.transact(run)
         self.follow_up(after)
-        return is_new
+        return result
 
     async def read(self, query: Query) -> View:
         """See `minuet.runtime.desk.Desk.read`."""
@@ -208,7 +225,7 @@ class Place:
             lambda tx: [one for one in envelopes if not self.participant.has_heard(tx, one)], reads_only=True
         )
 
-    async def undone(self, commands: Sequence[Envelope]) -> list[Envelope]:
+    async def unknown(self, commands: Sequence[Envelope]) -> list[Envelope]:
         """Those commands of sagas of which nothing is known here."""
         return await self.store.transact(
             lambda tx: [one for one in commands if not self.participant.knows(tx, one)], reads_only=True
@@ -220,24 +237,7 @@ class Place:
         Raises:
             MessageError: it would be parked.
         """
-
-        def work(tx: Tx) -> After:
-            after = After(depth=DEPTH_MAX)
-            self.participant.hear(tx, envelope, after)
-            return after
-
-        self.follow_up(await self.store.transact(work))
-
-    async def answer_for(self, key: str, event: Event | None, act: Act) -> None:
-        """See `minuet.runtime.participant.Participant.answer_for`. The act is kept with it."""
-
-        def work(tx: Tx) -> After:
-            after = After(depth=DEPTH_MAX)
-            self.participant.answer_for(tx, key, event, after)
-            tx.audit.add(act)
-            return after
-
-        self.follow_up(await self.store.transact(work))
+        await self._handed_in(lambda tx, after: self.participant.hear(tx, envelope, after))
 
     # -- after a commit ------------------------------------------------------------------------------------------------
 
@@ -432,6 +432,10 @@ class Place:
         there, entries = await self.store.transact(look, reads_only=True)
         self._awaited -= there
         self.follow_up(After(start=entries))
+
+    def stand_aside(self) -> None:
+        """Begin nothing, ever: what is handed in is for those who are at work, and who may be so while we are here."""
+        self._is_draining = self._stands_aside = True
 
     async def drain(self) -> None:
         """Begin nothing new; wait for what is under way, and leave the rest to others."""

@@ -174,11 +174,14 @@ class Reactor:
         due: list[Entry] = []
         for fact in self.facts(envelope, event):
             known = tx.known.learn(fact.ref.name, fact.ref.id, fact.literal, envelope)
-            if known is None:
-                continue
-            for rule in newly_due(self._rules[fact.saga.fingerprint][fact.literal], known, fact.literal):
-                due.append(self.entry_for(rule, fact, known, envelope))
+            if known is not None:
+                due += self.made_due(tx, fact, known, envelope)
         return due
+
+    def made_due(self, tx: Tx, fact: Fact, known: Mapping[Literal, Envelope], envelope: Envelope) -> list[Entry]:
+        """What became due by a fact that is new."""
+        rules = self._rules[fact.saga.fingerprint].get(fact.literal, ())
+        return [self.entry_for(rule, fact, known, envelope) for rule in newly_due(rules, known, fact.literal)]
 
     def entry_for(self, rule: Rule, fact: Fact, known: Mapping[Literal, Envelope], cause: Envelope) -> Entry:
         """The inbox entry for a rule's command, built already unless it has a query to ask first.
@@ -197,11 +200,22 @@ class Reactor:
                 key = (self.place != ORCHESTRATOR and business_key(command)) or key
             except Exception as error:
                 log.warning("%s: cannot build %s yet: %r", self.place, key, error)
-        envelope = Envelope(
+        envelope = self.envelope_of(rule, ref, cause, at=now, body=body, is_cancelled=IS_CANCELLED in known)
+        if body and command is not None:
+            remember(envelope, command)
+        # A copy: what the store has at hand may get what is rolled back later.
+        kept = None if body else dict(known)
+        return Entry(key=key, handler=envelope.type, envelope=envelope, changed_at=now, known=kept)
+
+    def envelope_of(
+        self, rule: Rule, ref: SagaRef, cause: Envelope, *, at: float, body: bytes, is_cancelled: bool
+    ) -> Envelope:
+        """The envelope of a rule's command. ``ref`` names the rule; ``at`` is when it became due."""
+        return Envelope(
             id=step_key(ref),
             type=name_of(rule.command),
             source=self.place,
-            time=now,
+            time=at,
             body=body,
             key=ref.id,
             version=rule.command.__contract__.version,
@@ -209,16 +223,11 @@ class Reactor:
             correlation=cause.correlation or cause.id,
             causation=cause.id,
             traceparent=cause.traceparent,
-            expires=now + rule.deadline.total_seconds() if rule.deadline else None,
+            expires=at + rule.deadline.total_seconds() if rule.deadline else None,
             may_refuse=rule.may_refuse,
-            cancelled=rule.may_refuse and IS_CANCELLED in known,
+            cancelled=rule.may_refuse and is_cancelled,
             hops=cause.hops,
         )
-        if body and command is not None:
-            remember(envelope, command)
-        # A copy: what the store has at hand may get what is rolled back later.
-        kept = None if body else dict(known)
-        return Entry(key=key, handler=envelope.type, envelope=envelope, changed_at=now, known=kept)
 
     def asks(self, query: type[Query]) -> bool:
         """Whether a rule of this place builds its command from the query."""

@@ -77,11 +77,11 @@ class Reconciler:
         self._open: dict[tuple[str, str], Patience] = {}
         self._seen: dict[str, int] = {}
 
+    # -- one saga ------------------------------------------------------------------------------------------------------
+
     async def knows(self, saga: str, saga_id: str) -> bool:
         """Whether anybody has told or heard anything of it."""
         return bool(await self._told(saga, saga_id))
-
-    # -- one saga ------------------------------------------------------------------------------------------------------
 
     async def missed(self, saga: str, saga_id: str, *, after_s: float = 0.0) -> list[tuple[Missed, Envelope]]:
         """What somebody should have heard of this saga and has not, in the order in which it was told.
@@ -97,7 +97,7 @@ class Reconciler:
             others = [one for one in told if one.source != name]
             for envelope in [
                 *await place.unheard(others),
-                *await place.undone(await self._answered(saga, saga_id, name)),
+                *await place.unknown(await self._answered(saga, saga_id, name)),
             ]:
                 missed = Missed(
                     saga=saga, id=saga_id, type=envelope.type, by=envelope.source, place=name, told_at=envelope.time
@@ -197,9 +197,6 @@ class Reconciler:
             if now < patience.look_at:
                 continue
             patience.look_again(now)
-            if not self._is_ours(saga):
-                del self._open[saga, saga_id]
-                continue
             if await self.end_of(saga, saga_id) is not None:
                 del self._open[saga, saga_id]
                 if not with_ended:
@@ -211,21 +208,19 @@ class Reconciler:
             await asyncio.sleep(PAUSE_S)
         return found
 
-    def _is_ours(self, saga: str) -> bool:
-        """What another app has left in the same data is not ours to compare."""
-        return any(place.participant.reactor.app.saga(saga) is not None for place in self.places.values())
-
     async def _find_new(self, name: str, back_s: float) -> None:
         """Note the sagas that the place has heard of since the last time, the newest first."""
-        store, last = self.places[name].store, self._seen.get(name)
+        place, last = self.places[name], self._seen.get(name)
         now, newest, before = self.clock.now(), last or 0, None
         while True:
-            page, oldest = await store.transact(partial(_page, before=before), reads_only=True)
+            page, oldest = await place.store.transact(partial(_page, before=before), reads_only=True)
             for position, saga, saga_id in page:
                 newest = max(newest, position)
                 if last is not None and position <= last:
                     break
-                self._open.setdefault((saga, saga_id), Patience(now))
+                # What another app has left in the same data is not ours to compare.
+                if place.participant.reactor.app.saga(saga) is not None:
+                    self._open.setdefault((saga, saga_id), Patience(now))
             else:
                 if len(page) == PAGE and (last is not None or oldest >= now - back_s):
                     before = page[-1][0]

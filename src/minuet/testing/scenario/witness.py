@@ -9,7 +9,7 @@ from minuet.adapters.sqlite.rows import outgoing_of
 from minuet.app import App
 from minuet.core.messages import Command, Event
 from minuet.ports import Entry, EntryState
-from minuet.runtime.participant import REACTION
+from minuet.runtime.performer import REACTION
 from minuet.runtime.reactor import ORCHESTRATOR
 from minuet.testing.scenario.happened import NEEDS_OPERATOR, NOT_ENDED, Deed, Happened, SagaStory, Told
 from minuet.testing.simulation import World

@@ -15,7 +15,7 @@ from minuet.core.envelope import Envelope, SagaRef
 from minuet.core.messages import Refusal, StepRefused, name_of
 from minuet.core.saga import COMPENSATED, COMPLETED, Saga, Step
 from minuet.ports import Entry, EntryState, Outgoing
-from minuet.runtime.participant import REACTION
+from minuet.runtime.performer import REACTION
 from minuet.testing.simulation.database import Commit, Database
 
 DECIDED_ONCE = "each step of a saga is decided once, and stays as it was decided"
