@@ -235,17 +235,18 @@ async def test_a_message_that_cannot_be_taken_in_is_parked_with_its_reason(whole
     for channel, kind, body, *more in bad.values():
         await stranger.say(channel, kind, body, **(more[0] if more else {}))
 
+    # Each service that hears of orders keeps its own, each in its own time.
     async def all_parked() -> list[dict[str, Any]] | None:
         parked = await _parked(whole)
         reasons = [one["reason"] for one in parked]
-        return parked if all(any(wanted in reason for reason in reasons) for wanted in bad) else None
+        is_all = all(any(wanted in reason for reason in reasons) for wanted in bad)
+        return parked if is_all and {one["service"] for one in parked} > {"inventory"} else None
 
     try:
-        parked = await until(all_parked, within_s=20, what="all of it is parked")
+        parked = await until(all_parked, within_s=60, what="all of it is parked")
     except TimeoutError:
-        raise AssertionError([one["reason"] for one in await _parked(whole)]) from None
+        raise AssertionError([(one["service"], one["reason"]) for one in await _parked(whole)]) from None
     assert {one["kind"] for one in parked} == {"message"}
-    assert {one["service"] for one in parked} > {"inventory"}  # each service keeps its own
     for one in [one for one in parked if one["service"] == "inventory"][:3]:
         shown = await _minuet(whole, "parked", "show", one["id"], "--json")
         assert shown["attributes"]["source"] == "stranger"

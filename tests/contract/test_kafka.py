@@ -15,7 +15,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, Producer
 from confluent_kafka.admin import AdminClient, NewPartitions
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,6 +25,7 @@ from dev.servers.kafka import PASSWORD, Kafka
 from minuet.adapters.broker import BrokerTransport
 from minuet.adapters.broker.port import Disconnected, Queue, Received, Sending
 from minuet.adapters.kafka import KafkaBroker, split
+from minuet.adapters.kafka.failures import error_from
 from minuet.adapters.kafka.headers import attributes_from, headers_of
 from minuet.adapters.kafka.progress import Progress
 from minuet.adapters.kafka.receiving import Inbound
@@ -556,6 +557,14 @@ def test_a_url_that_makes_no_sense_is_refused_without_its_password(url: str, hin
     with pytest.raises(ConfigurationError, match=hint) as caught:
         split(url, "orders")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("code", [KafkaError._SSL, KafkaError._TRANSPORT])
+def test_a_certificate_that_nobody_vouches_for_is_a_matter_of_settings(code: int) -> None:
+    failure = KafkaError(code, "sasl_ssl://a:1/bootstrap: SSL routines::certificate verify failed (after 10ms)")
+    told = error_from(failure, options_from("kafka://a:1"), "connecting")
+    assert isinstance(told, ConfigurationError)
+    assert "ssl.ca.location" in str(told)
 
 
 async def test_a_setting_that_the_client_does_not_know_is_refused_without_the_password() -> None:

@@ -74,7 +74,8 @@ def error_from(failure: KafkaError | BaseException | None, options: Options, doi
             f"Kafka at {options.servers} denies access, {doing}: {text}; check the user and password in the URL, "
             f"security.protocol and sasl.mechanism, and what the user may do"
         )
-    if code == KafkaError._SSL and "certificate" in text.lower():
+    # Which of the two it is depends on how far the handshake got when the client was told.
+    if code in (KafkaError._SSL, KafkaError._TRANSPORT) and "certificate" in text.lower():
         return ConfigurationError(
             f"Kafka at {options.servers}, {doing}: {text}; set ssl.ca.location in the URL to the authority's file"
         )
