@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import json
 import sys
@@ -162,4 +161,6 @@ def _hint_at_demo(data: Path) -> None:
 
 def run_async(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run a command's asynchronous half."""
+    import asyncio
+
     return asyncio.run(work())

@@ -56,7 +56,9 @@ app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    # Help in boxes and colours needs modules that take longer to import than all of ours.
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     help="One business transaction over several services, by choreography or by orchestration.",
 )
 

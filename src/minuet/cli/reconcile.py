@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,6 +56,8 @@ def reconcile(
         raise typer.BadParameter("goes with neither an ID nor --check", param_hint="--every")
 
     async def look() -> list[Missed]:
+        import asyncio
+
         async with outside_of(app, data, config) as system:
             if saga:
                 find_saga(system.app, saga)

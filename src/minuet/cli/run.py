@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import os
@@ -104,6 +103,8 @@ class Stop:
     """Told by SIGTERM and SIGINT. The first one asks for a stop in order, the second one leaves at once."""
 
     def __init__(self) -> None:
+        import asyncio
+
         self.asked = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
