@@ -38,6 +38,15 @@ BROKERS = ("kafka", "rabbitmq", "nats", "redis", "sns")
 SEED = "seed"
 EVERY = (*(f"{stores}+{broker}" for broker in BROKERS for stores in ("sqlite", "postgres")), SEED)
 """All but the embedded one."""
+BY_TURNS = (
+    *(
+        f"{stores}+{broker}/{('choreography', 'orchestration')[(number + turn) % 2]}"
+        for number, broker in enumerate(BROKERS)
+        for turn, stores in enumerate(("sqlite", "postgres"))
+    ),
+    SEED,
+)
+"""The same, with each broker and each store in both coordinations, but not each pair of them."""
 SEED_FILE = Path(__file__).parents[2] / "deploy" / "seed.toml"
 REGION = "us-east-1"
 ACCOUNT = "123456789012"  # whose everything is at an emulator
@@ -588,5 +597,9 @@ def chosen(names: Sequence[str]) -> Sequence[str]:
 
     With ``ACCEPTANCE_GROUNDS=all`` in the environment, everything runs on every ground, which takes hours.
     """
-    every = os.environ.get("ACCEPTANCE_GROUNDS") == "all"
-    return (EMBEDDED, *(EVERY if every else names))
+    return (EMBEDDED, *(EVERY if is_everything() else names))
+
+
+def is_everything() -> bool:
+    """Whether nothing is left out for the sake of time."""
+    return os.environ.get("ACCEPTANCE_GROUNDS") == "all"

@@ -47,7 +47,7 @@ MINUET = Path(sys.executable).with_name("minuet")
 SEED_ITEMS = ["ITEM001", "ITEM005"]
 
 # How long things may take. Generous, for machines that do other work too; nothing waits for as long as this.
-READY_S = 60.0
+READY_S = 180.0
 ENDED_S = 60.0
 STOPPED_S = 30.0
 LEAVING_S = 4.0

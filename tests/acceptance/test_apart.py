@@ -5,10 +5,10 @@ import asyncio
 
 import pytest
 
-from tests.acceptance.grounds import EVERY
+from tests.acceptance.grounds import BY_TURNS
 from tests.acceptance.processes import GONE, Shop, mixed, shipped_of, until
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.grounds(*EVERY), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.acceptance, pytest.mark.grounds(*BY_TURNS), pytest.mark.timeout(240)]
 
 
 async def test_payment_is_killed_in_the_middle_and_catches_up(empty: Shop) -> None:
