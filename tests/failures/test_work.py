@@ -11,7 +11,7 @@ import pytest
 
 from minuet import System
 from minuet.runtime import place as place_module
-from minuet.runtime.worker import DELIVERIES_MAX
+from minuet.runtime.hearing import DELIVERIES_MAX
 from tests.failures.grounds import Site
 from tests.failures.shop import (
     DONE,

@@ -23,6 +23,7 @@ from minuet.core.recipe import Source
 from minuet.core.saga import COMPENSATED, Action, Saga, SequenceOf, Step
 from minuet.ports import Delivery, Done, Entry, EntryState, Outgoing, Tx
 from minuet.runtime import performer
+from minuet.runtime.hearing import Hearing
 from minuet.runtime.participant import Participant
 from minuet.runtime.performer import After
 from minuet.runtime.place import Place
@@ -136,10 +137,10 @@ def never_looks_for_what_a_dead_instance_left(patch: Patch) -> None:
 
 @breaks(*STUCK, coordination="choreography", faults=Faults(store_busy=0.15, disk_full=0.15))
 def forgets_what_it_cannot_take_in_now(patch: Patch) -> None:
-    def forget(self: Worker, delivery: Delivery, problem: Exception | None) -> Done:
+    def forget(self: Hearing, delivery: Delivery, problem: Exception | None) -> Done:
         return Done()
 
-    patch.setattr(Worker, "_settlement", forget)
+    patch.setattr(Hearing, "_settlement", forget)
 
 
 # -- the inbox ---------------------------------------------------------------------------------------------------------

@@ -7,17 +7,14 @@ import contextlib
 import logging
 from collections.abc import Sequence
 
-from minuet.core.errors import NotYet
-from minuet.core.retry import RetryPolicy
-from minuet.ports import Again, Delivery, Done, Ids, Transport
+from minuet.ports import Ids, Transport
+from minuet.runtime.hearing import Hearing
 from minuet.runtime.place import TAKE_MAX, Place
 from minuet.runtime.relay import BATCH_MAX, Relay
 
 log = logging.getLogger("minuet.worker")
 
-DELIVERIES_MAX = 128
 SWEEP_S = 1.0
-BACKOFF = RetryPolicy(first_s=0.05, delay_max_s=5.0)
 
 
 class Worker:
@@ -34,6 +31,7 @@ class Worker:
         self.place = place
         self.relay = relay
         self.hears = hears
+        self._hearings = [Hearing(place, transport, ids) for transport in hears]
         self.ids = ids
         self.grace_s = grace_s
         self._look = asyncio.Event()
@@ -49,13 +47,13 @@ class Worker:
         self._relay_task = loop.create_task(self.relay.run(), name=f"{self.place.name}: relay")
         await self._sweep()
         self._tasks = [loop.create_task(self._recover_for_ever(), name=f"{self.place.name}: recovery")]
-        self._tasks += [
-            loop.create_task(self._hear(transport), name=f"{self.place.name}: hear") for transport in self.hears
-        ]
+        for hearing in self._hearings:
+            hearing.start()
 
     async def stop(self) -> None:
         """Take nothing more in, let what is under way end, publish what was committed."""
         await _cancel(self._tasks)
+        await asyncio.gather(*(hearing.stop(self.grace_s) for hearing in self._hearings))
         await self.place.stop(self.grace_s)
         if self._relay_task is not None:
             try:
@@ -64,45 +62,6 @@ class Worker:
             except TimeoutError:
                 log.warning("%s: stopped with messages in its outbox; they go out at the next start", self.place.name)
             await _cancel([self._relay_task])
-
-    async def _hear(self, transport: Transport) -> None:
-        failures = 0
-        handled: Sequence[tuple[Delivery, Done | Again]] = ()
-        while True:
-            await self.place.room()
-            try:
-                # What could not be settled stays in our hands, with all that comes after it, until it can be.
-                handled = handled or await self._handle(await transport.receive(self.place.name, DELIVERIES_MAX))
-                await transport.settle(handled)
-                handled, failures = (), 0
-            except asyncio.CancelledError:
-                raise
-            except Exception as error:
-                failures += 1
-                log.warning("%s: cannot receive or settle, trying again: %s", self.place.name, error)
-                await asyncio.sleep(BACKOFF.delay_s(failures, self.ids.chance()))
-
-    async def _handle(self, deliveries: Sequence[Delivery]) -> list[tuple[Delivery, Done | Again]]:
-        try:
-            problems = await self.place.take_in(deliveries)
-        except Exception as error:  # the commit failed: nothing of the batch was kept
-            problems = [error] * len(deliveries)
-        return [
-            (delivery, self._settlement(delivery, problem))
-            for delivery, problem in zip(deliveries, problems, strict=True)
-        ]
-
-    def _settlement(self, delivery: Delivery, problem: Exception | None) -> Done | Again:
-        if problem is None:
-            return Done()
-        if not isinstance(problem, NotYet):
-            log.warning(
-                "%s: cannot take in %s yet: %r",
-                self.place.name,
-                delivery.attributes.get("id", delivery.channel),
-                problem,
-            )
-        return Again(BACKOFF.delay_s(max(1, delivery.deliveries), self.ids.chance()))
 
     async def _recover_for_ever(self) -> None:
         while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from urllib.parse import quote, unquote
 
@@ -17,6 +18,8 @@ MESSAGE_ID = "Nats-Msg-Id"
 EXPECTED_STREAM = "Nats-Expected-Stream"
 # What may stand in a header as it is: all printable ASCII but space, double quote and percent.
 SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
+IS_SAFE = re.compile(r"[!#$&-~]*").fullmatch
+"""Whether a value needs no quoting, as nearly all do: quoting takes ten times as long as asking."""
 
 ACK_PARTS = 9  # $JS.ACK.stream.consumer.deliveries.stream position.consumer position.time.pending
 ACK_PARTS_NEW = 11  # $JS.ACK.domain.account.stream and so on, and perhaps more after it
@@ -35,12 +38,20 @@ def headers_of(message: Sending, stream: str) -> dict[str, str]:
         if name == "datacontenttype":
             headers[CONTENT_TYPE] = quote(value, safe=SAFE + " ")
         else:
-            headers[PREFIX + name] = quote(value, safe=SAFE)
+            headers[PREFIX + name] = quoted(value)
     event_id = message.attributes.get("id")
     if event_id:
         names = (message.destination, message.attributes.get("source", ""), event_id, _digest_of(message))
-        headers[MESSAGE_ID] = " ".join(quote(name, safe=SAFE) for name in names)
+        headers[MESSAGE_ID] = " ".join(map(quoted, names))
     return headers
+
+
+def quoted(value: str) -> str:
+    return value if IS_SAFE(value) else quote(value, safe=SAFE)
+
+
+def unquoted(value: str) -> str:
+    return unquote(value) if "%" in value else value
 
 
 def _digest_of(message: Sending) -> str:
@@ -59,9 +70,9 @@ def received_from(message: Msg) -> Received:
     for name, value in (message.headers or {}).items():
         low = name.lower()
         if low.startswith(PREFIX):
-            attributes[low.removeprefix(PREFIX)] = unquote(value)
+            attributes[low.removeprefix(PREFIX)] = unquoted(value)
         elif low == CONTENT_TYPE:
-            attributes["datacontenttype"] = unquote(value)
+            attributes["datacontenttype"] = unquoted(value)
     return Received(
         destination=message.subject,
         attributes=attributes,
