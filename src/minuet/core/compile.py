@@ -161,6 +161,12 @@ class Rules:
     def rule(self, rule_id: str) -> Rule | None:
         return next((rule for rule in self.every if rule.id == rule_id), None)
 
+    @property
+    def waits_s(self) -> float:
+        """How long its delays and watches take together, at most, in seconds; a wait without an end takes none."""
+        waits = (rule.watch.within if rule.watch else rule.delay for rule in self.every)
+        return sum(one.total_seconds() for one in waits if one is not None)
+
     def teller(self, literal: Literal) -> str:
         """The service whose message makes the literal known; empty for what comes from outside."""
         match literal.outcome:

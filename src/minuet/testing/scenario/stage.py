@@ -99,6 +99,7 @@ class _Stage:
         story, happened = self.story, self.happened
         lasts_s = sum(turn.after_s for turn in story.turns)
         lasts_s += sum(one.seconds for one in story.behaviours if isinstance(one, IsDown | Takes))
+        lasts_s += max((saga.rules.waits_s for saga in story.app.sagas), default=0.0)
         simulation = Simulation(
             self.players.app(story.app, story.words),
             seed=story.seed,
