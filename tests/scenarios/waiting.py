@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import timedelta
 
 from minuet import (
@@ -14,13 +15,10 @@ from minuet import (
     RetryPolicy,
     Saga,
     Service,
-    Settings,
     parallel,
     step,
     wait_for,
 )
-
-__all__ = ["Settings", "app_of"]
 
 WITHIN_S, APPROVED_WITHIN_S, DELAY_S = 30, 60, 20
 
@@ -128,7 +126,7 @@ def note(db: Database, order_id: str, what: str) -> None:
     db.execute("INSERT INTO deeds VALUES (:order_id, :what)", order_id=order_id, what=what)
 
 
-def services(*, pay_takes_s: float = 0.0, is_sync: bool = False) -> list[Service]:
+def services(*, pay_takes_s: Callable[[str], float] = lambda order_id: 0.0, is_sync: bool = False) -> list[Service]:
     desk, stock, money, van, office = (
         Service(name, schema=TABLE) for name in ("desk", "stock", "money", "van", "office")
     )
@@ -166,7 +164,7 @@ def services(*, pay_takes_s: float = 0.0, is_sync: bool = False) -> list[Service
 
         @money.handles(Pay, retry=PATIENT)
         async def pay(command: Pay) -> Paid | Declined:
-            await asyncio.sleep(pay_takes_s)
+            await asyncio.sleep(pay_takes_s(command.order_id))
             return Paid(order_id=command.order_id)
 
         @pay.on_outcome
@@ -216,7 +214,7 @@ def saga_of(*, deadline: timedelta | None = None, within: bool = True, is_parall
 
 def app_of(
     *,
-    pay_takes_s: float = 0.0,
+    pay_takes_s: Callable[[str], float] = lambda order_id: 0.0,
     is_sync: bool = False,
     deadline: timedelta | None = None,
     within: bool = True,

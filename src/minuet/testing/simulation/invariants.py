@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from minuet.app import App
 from minuet.core.compile import UNDO_SUFFIX, WITHIN_SUFFIX, neighbours
 from minuet.core.envelope import Envelope, SagaRef
-from minuet.core.messages import Refusal, StepAbandoned, StepRefused, name_of
+from minuet.core.messages import AwaitOutcome, Refusal, StepAbandoned, StepRefused, name_of
 from minuet.core.saga import COMPENSATED, COMPLETED, Leaf, Saga, Step, Wait
 from minuet.ports import Entry, EntryState, Outgoing
 from minuet.runtime.performer import REACTION
@@ -139,7 +139,7 @@ class Promises:
                 yield ENTRY_STAYS, f"{what} was {_in_words(before)} and is now {_in_words(now)}"
         elif before is not None and before.state is EntryState.DUE and before.owner not in (None, commit.instance):
             assert before.owner is not None
-            if not database.is_gone(before.owner):
+            if not database.is_gone(before.owner) and not _is_anybodys(before, now):
                 yield FENCED, f"{what} belongs to {before.owner}, who lives, and {commit.instance} has written it"
         if now.state is EntryState.PARKED and not now.error:
             yield PARKED_WITH_REASON, f"{what} is parked without a word"
@@ -284,6 +284,15 @@ class Promises:
             left = any(map(saga.remains, definition.steps))
             return COMPENSATED if definition.compensated is None and not left else None
         return None
+
+
+def _is_anybodys(before: Entry, now: Entry) -> bool:
+    """Whether another instance may decide it: all it does is wait, or its time has not come and it is refused."""
+    if now.state is not EntryState.DONE:
+        return False
+    is_planned = not before.attempts and not before.error and before.due_at > now.changed_at
+    is_refused = now.answer is not None and now.answer.type == name_of(StepRefused)
+    return before.handler == name_of(AwaitOutcome) or (is_planned and is_refused)
 
 
 def _is_of_abandoned(definition: Saga, saga: SagaRecord, rule: str) -> bool:
