@@ -1,0 +1,227 @@
+"""What waits, on real stores: cancelled, answered by an operator, restarted, and begun before something changed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minuet import App, Rejected, Saga, Settings, System, running, step
+from minuet.core.projection import Coordination
+from minuet.ports import Act
+from minuet.testing.simulation import Faults, Simulation, World
+from minuet.testing.simulation.faults import Nth
+from tests.scenarios.waiting import (
+    WITHIN_S,
+    Approve,
+    Approved,
+    Close,
+    Disapproved,
+    Order,
+    Pay,
+    Repay,
+    drop,
+    saga_of,
+    services,
+)
+
+COORDINATIONS = ("choreography", "orchestration")
+BOTH = pytest.mark.parametrize("how", COORDINATIONS)
+DECIDER = {"choreography": "van", "orchestration": "orchestrator"}
+ACT = Act(at=0.0, who="ada", verb="answer", what="approval")
+
+
+def app(**more: Any) -> App:
+    return App("waiting", services=services(**more), sagas=[saga_of(within=False)])
+
+
+@asynccontextmanager
+async def at_work(how: str, data: Path, of: App | None = None) -> AsyncIterator[System]:
+    async with running(of or app(), Settings(data=data, coordination={"Buying": Coordination(how)})) as system:
+        yield system
+
+
+async def until_it_waits(system: System, what: str = "approval", order_id: str = "o1") -> str:
+    """Why, in the words that a person sees."""
+    async with asyncio.timeout(30):
+        while True:
+            for one in (await system.observer.saga(order_id)).waiting:
+                if one.step == what and "waits for" in one.why:
+                    return one.why
+            await asyncio.sleep(0.02)
+
+
+async def ended(system: System, order_id: str = "o1") -> str:
+    async with asyncio.timeout(60):
+        return (await system.ended("Buying", order_id)).value
+
+
+async def told(system: System, kind: str) -> list[bytes]:
+    await system.drained()
+    return [one.body for one in (await system.observer.saga("o1")).messages if one.type == kind]
+
+
+@BOTH
+async def test_whoever_looks_sees_what_it_waits_for_and_until_when(how: str, tmp_path: Path) -> None:
+    async with at_work(how, tmp_path, app(pay_takes_s=lambda order_id: 3600.0)) as system:
+        await system.send(Order(order_id="o1"))
+        why = await until_it_waits(system, "pay/within")
+        assert why.startswith(f"{DECIDER[how]} waits for the outcome of pay until 20")
+
+
+@BOTH
+async def test_a_saga_that_is_cancelled_does_not_wait_any_longer(how: str, tmp_path: Path) -> None:
+    async with at_work(how, tmp_path) as system:
+        await system.send(Order(order_id="o1"))
+        assert "minuet parked answer" in await until_it_waits(system)
+        assert await system.cancel("o1", who="ada")
+        assert await ended(system) == "compensated"
+        assert b'"reason":"cancelled"' in (await told(system, "StepAbandoned"))[0]
+
+
+@BOTH
+async def test_what_is_under_way_when_it_is_cancelled_is_not_refused_but_undone(how: str, tmp_path: Path) -> None:
+    begun = asyncio.Event()
+
+    def takes_s(order_id: str) -> float:
+        begun.set()
+        return 1.0
+
+    async with at_work(how, tmp_path, app(pay_takes_s=takes_s)) as system:
+        await system.send(Order(order_id="o1"))
+        async with asyncio.timeout(30):
+            await begun.wait()
+        await system.cancel("o1", who="ada")
+        assert await ended(system) == "compensated"
+        async with asyncio.timeout(30):
+            while not await told(system, "Repaid"):
+                await asyncio.sleep(0.02)
+        assert not await told(system, "StepRefused")
+
+
+@BOTH
+async def test_an_operator_answers_in_the_place_of_the_outside(how: str, tmp_path: Path) -> None:
+    async with at_work(how, tmp_path) as system:
+        await system.send(Order(order_id="o1"))
+        await until_it_waits(system)
+        parked = await system.observer.parked_one(f"{DECIDER[how]}:Buying/o1/approval")
+        assert (parked.kind, parked.type) == ("wait", "AwaitOutcome")
+        place = system.places[DECIDER[how]]
+        for wrong, says in (
+            (None, "waits for Approved or Disapproved, not for nothing"),
+            (Order(order_id="o1"), "not for Order"),
+            (Approved(order_id="o2"), "order_id is 'o2', but this is about Buying o1"),
+        ):
+            with pytest.raises(Rejected, match=says):
+                await place.answer_for("Buying/o1/approval", wrong, ACT)  # type: ignore[arg-type]
+        await place.answer_for("Buying/o1/approval", Disapproved(order_id="o1"), ACT)
+        assert await ended(system) == "compensated"
+        assert [act.who for _, act in await system.observer.audit()] == ["ada"]
+        assert len(await told(system, "Disapproved")) == 1
+
+
+@BOTH
+async def test_it_goes_on_waiting_after_a_restart_and_hears_of_what_came_meanwhile(how: str, tmp_path: Path) -> None:
+    async with at_work(how, tmp_path) as system:
+        await system.send(Order(order_id="o1"))
+        await until_it_waits(system)
+    async with at_work(how, tmp_path) as system:
+        await until_it_waits(system)
+        await system.send(Approve(order_id="o1"))
+        async with asyncio.timeout(30):
+            while not [one for one in (await system.observer.saga("o1")).waiting if "begins it at" in one.why]:
+                await asyncio.sleep(0.02)
+        assert not await system.observer.parked()
+        assert await system.cancel("o1", who="ada"), "what is delayed was not begun"
+
+
+@BOTH
+async def test_what_was_begun_in_one_coordination_waits_in_it(how: str, tmp_path: Path) -> None:
+    (other,) = {*COORDINATIONS} - {how}
+    async with at_work(how, tmp_path) as system:
+        await system.send(Order(order_id="o1"))
+        await until_it_waits(system)
+    async with at_work(other, tmp_path) as system:
+        await system.send(Approve(order_id="o1"))
+        async with asyncio.timeout(30):
+            while not await told(system, "StepAccepted"):
+                await asyncio.sleep(0.02)
+            while any(one.step == "approval" for one in (await system.observer.saga("o1")).waiting):
+                await asyncio.sleep(0.02)
+        assert (await system.observer.saga("o1")).coordination == how
+
+
+@BOTH
+async def test_what_was_begun_under_an_older_definition_waits_under_it(how: str, tmp_path: Path) -> None:
+    async with at_work(how, tmp_path) as system:
+        await system.send(Order(order_id="o1"))
+        await until_it_waits(system)
+    older = saga_of(within=False)
+    newer = Saga(
+        "Buying",
+        begins_with=older.begins_with,
+        key=older.key,
+        steps=[step(Pay, undo=Repay, within=timedelta(hours=1))],
+        completed=Close,
+        compensated=drop,
+    )
+    both = App("waiting", services=services(), sagas=[newer, older])
+    async with at_work(how, tmp_path, both) as system:
+        await system.send(Approve(order_id="o1"))
+        async with asyncio.timeout(30):
+            while any(one.step == "approval" for one in (await system.observer.saga("o1")).waiting):
+                await asyncio.sleep(0.02)
+        await system.send(Order(order_id="o2"))
+        assert await ended(system, "o2") == "completed"
+
+
+@BOTH
+async def test_many_that_only_wait_are_no_load(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minuet.runtime.place.DUE_MAX", 10)
+    async with at_work(how, tmp_path) as system:
+        for number in range(30):
+            await system.send(Order(order_id=f"o{number}"))
+        for number in range(30):
+            await until_it_waits(system, order_id=f"o{number}")
+        assert not any(place.is_full for place in system.places.values())
+
+
+# -- who decides, killed at each commit --------------------------------------------------------------------------------
+
+
+def orders_that_wait(how: str, *, answers: bool) -> Simulation:
+    """One order whose payment is late, or whose approval comes just in time."""
+    late = WITHIN_S + 5.0
+    simulation = Simulation(
+        App("waiting", services=services(pay_takes_s=lambda order_id: 1.0 if answers else late), sagas=[saga_of()]),
+        coordination=how,
+        machines="apart",
+        patience_s=600.0,
+    )
+
+    @simulation.drive
+    async def customer(world: World) -> None:
+        await world.send(Order(order_id="o1"))
+        await world.sleep(5.0)
+        world.tell(Approved(order_id="o1"))
+
+    return simulation
+
+
+@BOTH
+@pytest.mark.parametrize("kind", ["crash_before_commit", "crash_after_commit"])
+@pytest.mark.parametrize("answers", [True, False], ids=["in time", "too late"])
+def test_who_decides_may_be_killed_at_any_commit(how: str, kind: str, answers: bool) -> None:
+    for who in (DECIDER[how], "money"):
+        struck = 0
+        for number in range(1, 9):
+            faults = Faults(until_s=60.0, exactly=(Nth(kind, number, who),))
+            report = orders_that_wait(how, answers=answers).run(1, faults=faults)
+            assert report.sagas == {"completed" if answers else "compensated": 1}, (who, number)
+            struck += report.fired[kind]
+        assert struck, f"{who} was never killed"
