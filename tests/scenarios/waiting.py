@@ -189,14 +189,21 @@ def services(*, pay_takes_s: Callable[[str], float] = lambda order_id: 0.0, is_s
     return [desk, stock, money, van, office]
 
 
-def saga_of(*, deadline: timedelta | None = None, within: bool = True, is_parallel: bool = False) -> Saga:
+def saga_of(
+    *, deadline: timedelta | None = None, within: bool = True, is_parallel: bool = False, pace: float = 1.0
+) -> Saga:
+    """
+    Args:
+        within: whether the approval is waited for only so long.
+        pace: by which all times are multiplied, where time is real.
+    """
     approval = wait_for(
         Approved,
-        within=timedelta(seconds=APPROVED_WITHIN_S) if within else None,
+        within=timedelta(seconds=APPROVED_WITHIN_S * pace) if within else None,
         refused_by=Disapproved,
         name="approval",
     )
-    pay = step(Pay, undo=Repay, within=timedelta(seconds=WITHIN_S))
+    pay = step(Pay, undo=Repay, within=timedelta(seconds=WITHIN_S * pace))
     return Saga(
         "Buying",
         begins_with=Ordered,
@@ -204,7 +211,7 @@ def saga_of(*, deadline: timedelta | None = None, within: bool = True, is_parall
         steps=[
             step(Reserve, undo=Release),
             *([parallel(pay, approval)] if is_parallel else [pay, approval]),
-            step(send, name="send", delay=timedelta(seconds=DELAY_S)),
+            step(send, name="send", delay=timedelta(seconds=DELAY_S * pace)),
         ],
         completed=Close,
         compensated=drop,
@@ -219,9 +226,10 @@ def app_of(
     deadline: timedelta | None = None,
     within: bool = True,
     is_parallel: bool = False,
+    pace: float = 1.0,
 ) -> App:
     return App(
         "waiting",
         services=services(pay_takes_s=pay_takes_s, is_sync=is_sync),
-        sagas=[saga_of(deadline=deadline, within=within, is_parallel=is_parallel)],
+        sagas=[saga_of(deadline=deadline, within=within, is_parallel=is_parallel, pace=pace)],
     )

@@ -212,6 +212,8 @@ class Participant(Performer):
                 self._decide(tx, entry, after)
             else:
                 self._mark_cancelled(tx, entry, after)
+        for entry in self.reactor.entries_for_cancelled(tx, event.saga, event.saga_id, envelope):
+            self._begin(tx, entry, after)
 
     def _hear_answer(self, tx: Tx, envelope: Envelope, event: Event, after: After) -> None:
         """What a participant that was asked by a message has decided, whichever of us asked it."""

@@ -233,6 +233,15 @@ class Reactor:
         rules = self._rules[fact.saga.fingerprint].get(fact.literal, ())
         return [self.entry_for(rule, fact, known, envelope) for rule in newly_due(rules, known, fact.literal)]
 
+    def entries_for_cancelled(self, tx: Tx, saga: str, saga_id: str, envelope: Envelope) -> list[Entry]:
+        """What is due because a saga was cancelled, besides what is in the inbox."""
+        return []
+
+    @staticmethod
+    def awaited_by(saga: Saga) -> frozenset[Literal]:
+        """What comes from outside of the saga while it runs, or before it begins."""
+        return frozenset(outcome(wait) for wait in saga.waits for outcome in (succeeded, refused))
+
     def entry_for(self, rule: Rule, fact: Fact, known: Mapping[Literal, Envelope], cause: Envelope) -> Entry:
         """The inbox entry for a rule's command, built already unless it has a query to ask first.
 
@@ -337,7 +346,7 @@ class Reactor:
 
         for saga in self.app.sagas:
             for literal in self._rules[saga.fingerprint]:
-                is_awaited = any(literal in (succeeded(wait), refused(wait)) for wait in saga.waits)
+                is_awaited = literal in self.awaited_by(saga)
                 for channel, event in self._heard(saga, literal):
                     # What comes from outside may be an answer in a saga of another kind.
                     want(channel, event, None if is_awaited else self.acts_in)
