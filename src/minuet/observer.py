@@ -210,7 +210,7 @@ class Observer:
             status=NEEDS_OPERATOR if any(one.why.startswith(NEEDS_OPERATOR) for one in waiting) else now.value,
             coordination=ref.coordination.value if ref else "",
             definition=saga.fingerprint,
-            began_at=min(times, default=0.0),
+            began_at=seen.known[BEGUN].time if BEGUN in seen.known else min(times, default=0.0),
             waiting=waiting,
             attempts=tuple(self._attempts(seen)),
             messages=tuple(self._told(seen)),
