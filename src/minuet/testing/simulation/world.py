@@ -186,8 +186,12 @@ class World:
                 assert isinstance(event, Event)
                 return event
 
-    def tell(self, event: Event) -> None:
-        """Publish an event as somebody outside would who knows nothing of minuet."""
+    def tell(self, event: Event, *, key: str = "") -> None:
+        """Publish an event as somebody outside would who knows nothing of minuet.
+
+        Args:
+            key: the partition key, if he gives one.
+        """
         channel, now = event.__contract__.channel, EPOCH + self.now
         envelope = Envelope(
             id=self.ids.new(),
@@ -196,9 +200,10 @@ class World:
             time=now,
             body=self.codec.encode(event, time=now),
             version=event.__contract__.version,
+            key=key,
         )
         wanted = [group for group in self.broker.groups.values() if group.subscription.wants(channel, envelope)]
-        self.broker.keep(channel, attributes_of(envelope), envelope.body, "", wanted)
+        self.broker.keep(channel, attributes_of(envelope), envelope.body, key, wanted)
 
     def _name_of_sending(self, command: Command) -> str:
         """By what it is about, and not by when it comes: that changes when others are left out."""
