@@ -198,8 +198,10 @@ def test_generated_sagas_do_the_same_in_both(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", ANY_SEEDS)
 def test_any_generated_saga_keeps_every_promise(seed: int) -> None:
-    """Also with deadlines, with steps that never succeed, and with an operator for what cannot be refused any more; half
-    of the sagas wait for events from outside, and have steps that are abandoned."""
+    """Also with deadlines, with steps that never succeed, and with an operator for what cannot be refused any more.
+
+    Half of the sagas wait for events from outside, and have steps that may be abandoned.
+    """
     case = choose_case(seeded(seed), waits=seed % 2 == 1)
     if not has_names_of_its_own(case):
         case = two_refusals_at_once()
