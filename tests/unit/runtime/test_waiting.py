@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from minuet import App, Rejected, Saga, Settings, System, running, step
+from minuet import App, NotYet, Rejected, Saga, Settings, System, running, step
 from minuet.core.projection import Coordination
 from minuet.ports import Act
 from minuet.testing.simulation import Faults, Simulation, World
@@ -23,8 +24,10 @@ from tests.scenarios.waiting import (
     Close,
     Disapproved,
     Order,
+    Paid,
     Pay,
     Repay,
+    app_of,
     drop,
     saga_of,
     services,
@@ -41,8 +44,13 @@ def app(**more: Any) -> App:
 
 
 @asynccontextmanager
-async def at_work(how: str, data: Path, of: App | None = None) -> AsyncIterator[System]:
-    async with running(of or app(), Settings(data=data, coordination={"Buying": Coordination(how)})) as system:
+async def at_work(how: str, data: Path, of: App | None = None, *, asked: str = "local") -> AsyncIterator[System]:
+    settings = Settings(
+        data=data,
+        coordination={"Buying": Coordination(how)},
+        orchestration={"participants": asked, "ask_again_s": 0.2},  # type: ignore[arg-type]
+    )
+    async with running(of or app(), settings) as system:
         yield system
 
 
@@ -102,6 +110,43 @@ async def test_what_is_under_way_when_it_is_cancelled_is_not_refused_but_undone(
             while not await told(system, "Repaid"):
                 await asyncio.sleep(0.02)
         assert not await told(system, "StepRefused")
+
+
+WAYS = pytest.mark.parametrize(
+    ("how", "asked"), [("choreography", "local"), ("orchestration", "local"), ("orchestration", "commands")]
+)
+
+
+@WAYS
+async def test_what_succeeds_after_it_was_abandoned_is_undone(how: str, asked: str, tmp_path: Path) -> None:
+    late = app_of(pay_takes_s=lambda order_id: 2.5, pace=0.03)
+    async with at_work(how, tmp_path, late, asked=asked) as system:
+        await system.send(Order(order_id="o1"))
+        assert await ended(system) == "compensated"
+        async with asyncio.timeout(30):
+            while not await told(system, "Repaid"):
+                await asyncio.sleep(0.02)
+        assert b'"reason":"time is up"' in (await told(system, "StepAbandoned"))[0]
+        assert len(await told(system, "Paid")) == len(await told(system, "Repaid")) == 1
+
+
+@WAYS
+async def test_what_was_not_begun_when_it_was_abandoned_is_refused(how: str, asked: str, tmp_path: Path) -> None:
+    busy = app_of(is_sync=True, pace=0.03)
+    money = busy.services["money"]
+
+    def not_yet(command: Pay) -> Paid:
+        raise NotYet("the till is locked", retry_after_s=0.1)
+
+    money.commands[Pay] = replace(money.commands[Pay], function=not_yet, wants={})
+    async with at_work(how, tmp_path, busy, asked=asked) as system:
+        await system.send(Order(order_id="o1"))
+        assert await ended(system) == "compensated"
+        async with asyncio.timeout(30):
+            while not await told(system, "StepRefused"):
+                await asyncio.sleep(0.02)
+        assert b'"reason":"cancelled"' in (await told(system, "StepRefused"))[0]
+        assert not await told(system, "Repaid")
 
 
 @BOTH
