@@ -24,9 +24,12 @@ from tests.scenarios.waiting import (
     Close,
     Disapproved,
     Order,
+    Ordered,
     Paid,
     Pay,
+    Release,
     Repay,
+    Reserve,
     app_of,
     drop,
     saga_of,
@@ -49,6 +52,7 @@ async def at_work(how: str, data: Path, of: App | None = None, *, asked: str = "
         data=data,
         coordination={"Buying": Coordination(how)},
         orchestration={"participants": asked, "ask_again_s": 0.2},  # type: ignore[arg-type]
+        grace_s=0.5,
     )
     async with running(of or app(), settings) as system:
         yield system
@@ -113,7 +117,13 @@ async def test_what_is_under_way_when_it_is_cancelled_is_not_refused_but_undone(
 
 
 WAYS = pytest.mark.parametrize(
-    ("how", "asked"), [("choreography", "local"), ("orchestration", "local"), ("orchestration", "commands")]
+    ("how", "asked"),
+    [
+        ("choreography", "local"),
+        # Whoever is asked is waited for twenty seconds, before it hears that nobody does any more.
+        pytest.param("orchestration", "local", marks=pytest.mark.slow),
+        ("orchestration", "commands"),
+    ],
 )
 
 
@@ -182,7 +192,55 @@ async def test_it_goes_on_waiting_after_a_restart_and_hears_of_what_came_meanwhi
             while not [one for one in (await system.observer.saga("o1")).waiting if "begins it at" in one.why]:
                 await asyncio.sleep(0.02)
         assert not await system.observer.parked()
-        assert await system.cancel("o1", who="ada"), "what is delayed was not begun"
+
+
+def later_app(delay: timedelta) -> App:
+    """A payment that is due later, and may be refused."""
+    saga = Saga(
+        "Buying",
+        begins_with=Ordered,
+        key="order_id",
+        steps=[step(Reserve, undo=Release), step(Pay, undo=Repay, delay=delay)],
+        completed=Close,
+        compensated=drop,
+    )
+    return App("later", services=services(), sagas=[saga])
+
+
+@BOTH
+async def test_a_delayed_step_is_refused_at_once_when_it_is_cancelled_whoever_owns_it(how: str, tmp_path: Path) -> None:
+    names = [f"o{number}" for number in range(6)]
+    of = later_app(timedelta(hours=1))
+    async with at_work(how, tmp_path, of) as one, at_work(how, tmp_path, of) as other:
+        for name in names:
+            await one.send(Order(order_id=name))
+        for number, name in enumerate(names):
+            async with asyncio.timeout(30):
+                while not any("begins it at" in step.why for step in (await one.observer.saga(name)).waiting):
+                    await asyncio.sleep(0.02)
+            await (one, other)[number % 2].cancel(name, who="ada")
+        async with asyncio.timeout(30):
+            while not all([await one.observer.end_of("Buying", name) for name in names]):
+                await asyncio.sleep(0.05)
+        for name in names:
+            view = await one.observer.saga(name)
+            assert view.status == "compensated"
+            assert [one.step for one in view.messages if one.type == "StepRefused"] == ["pay"]
+
+
+@BOTH
+async def test_a_delay_goes_on_after_a_restart(how: str, tmp_path: Path) -> None:
+    of = later_app(timedelta(seconds=4))
+    async with at_work(how, tmp_path, of) as system:
+        await system.send(Order(order_id="o1"))
+        async with asyncio.timeout(30):
+            while not any("begins it at" in step.why for step in (await system.observer.saga("o1")).waiting):
+                await asyncio.sleep(0.02)
+        began_at = (await system.observer.saga("o1")).began_at
+    async with at_work(how, tmp_path, of) as system:
+        assert await ended(system) == "completed"
+        (paid,) = [one.time for one in (await system.observer.saga("o1")).messages if one.type == "Paid"]
+        assert paid - began_at >= 4.0
 
 
 @BOTH
@@ -258,6 +316,7 @@ def orders_that_wait(how: str, *, answers: bool) -> Simulation:
     return simulation
 
 
+@pytest.mark.slow
 @BOTH
 @pytest.mark.parametrize("kind", ["crash_before_commit", "crash_after_commit"])
 @pytest.mark.parametrize("answers", [True, False], ids=["in time", "too late"])
