@@ -21,10 +21,10 @@ if TYPE_CHECKING:
         NotYet,
         Rejected,
     )
-    from minuet.core.messages import Command, Event, Query, Refusal, StepRefused, View
+    from minuet.core.messages import Command, Event, Query, Refusal, StepAbandoned, StepAccepted, StepRefused, View
     from minuet.core.projection import Coordination
     from minuet.core.retry import RetryPolicy
-    from minuet.core.saga import Nothing, Saga, parallel, sequence, step
+    from minuet.core.saga import Nothing, Saga, parallel, sequence, step, wait_for
     from minuet.settings import Settings
 
 __all__ = [
@@ -55,6 +55,8 @@ __all__ = [
     "Service",
     "Settings",
     "Status",
+    "StepAbandoned",
+    "StepAccepted",
     "StepRefused",
     "System",
     "View",
@@ -63,6 +65,7 @@ __all__ = [
     "running",
     "sequence",
     "step",
+    "wait_for",
 ]
 
 _HOMES = {
@@ -72,10 +75,10 @@ _HOMES = {
     "minuet.core.errors": (
         "ConfigurationError Conflict DefinitionError MessageError MinuetError NotFound NotYet Rejected"
     ),
-    "minuet.core.messages": "Command Event Query Refusal StepRefused View",
+    "minuet.core.messages": "Command Event Query Refusal StepAbandoned StepAccepted StepRefused View",
     "minuet.core.projection": "Coordination",
     "minuet.core.retry": "RetryPolicy",
-    "minuet.core.saga": "Nothing Saga parallel sequence step",
+    "minuet.core.saga": "Nothing Saga parallel sequence step wait_for",
     "minuet.settings": "Settings",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from minuet.core.compile import Kind
 from minuet.core.errors import DefinitionError
 from minuet.core.lint import check_sagas
 from minuet.core.messages import Command, Event, Message, Query, SagaCancelled, StepRefused, View, name_of
@@ -357,13 +358,17 @@ class App:
                 yield rule.command
                 yield from rule.command.__contract__.answers
             yield saga.begins_with
+            for wait in saga.waits:
+                yield wait.event
+                if wait.refused_by is not None:
+                    yield wait.refused_by
         for model in self.read_models:
             yield model.query
             yield model.event
 
     def _check_handled(self, saga: Saga) -> None:
         for rule in saga.rules.every:
-            service = self.services.get(rule.service)
+            service = self.services.get(rule.service) if rule.kind is not Kind.WATCH else None
             if service is not None and rule.command not in service.commands:
                 raise DefinitionError(
                     f"saga {saga.name}, {rule.id}: service {service.name} does not handle {name_of(rule.command)}; "

@@ -3,8 +3,8 @@
 A body is a JSON object with camelCase fields. An event's body also carries ``eventType`` and ``timestamp``, so that a
 reader who looks at nothing but the body understands it. Attributes follow CloudEvents 1.0.2 (names of lower-case
 letters and digits, values as strings), with the extensions ``partitionkey``, ``dataversion``, ``correlationid``,
-``causationid``, ``expirytime``, ``hops``, ``mayrefuse``, ``saga``, ``sagaid``, ``sagastep``, ``sagadefinition``,
-``sagacoordination`` and ``sagabegins``, and W3C ``traceparent``.
+``causationid``, ``expirytime``, ``hops``, ``mayrefuse``, ``cancelled``, ``saga``, ``sagaid``, ``sagastep``,
+``sagadefinition``, ``sagacoordination``, ``sagadeadline`` and ``sagabegins``, and W3C ``traceparent``.
 """
 
 from __future__ import annotations
@@ -235,6 +235,8 @@ def attributes_of(envelope: Envelope) -> dict[str, str]:
         found["traceparent"] = envelope.traceparent
     if envelope.expires is not None:
         found["expirytime"] = timestamp(envelope.expires)
+    if envelope.saga_expires is not None:
+        found["sagadeadline"] = timestamp(envelope.saga_expires)
     if not envelope.may_refuse:
         found["mayrefuse"] = "false"
     if envelope.cancelled:
@@ -315,7 +317,7 @@ def envelope_from(attributes: Mapping[str, str], body: bytes) -> Envelope:
             SagaRef(str(name), str(saga_id), str(definition), Coordination(how), "begin")
             for name, saga_id, definition, how in from_json(attributes["sagabegins"])
         )
-    expires = get("expirytime")
+    expires, saga_expires = get("expirytime"), get("sagadeadline")
     hops = int(get("hops") or 0)
     if hops < 0:
         raise ValueError(f"hops is {hops}, and counts from 0")
@@ -333,6 +335,7 @@ def envelope_from(attributes: Mapping[str, str], body: bytes) -> Envelope:
         causation=get("causationid") or "",
         traceparent=get("traceparent") or "",
         expires=seconds(expires) if expires else None,
+        saga_expires=seconds(saga_expires) if saga_expires else None,
         may_refuse=get("mayrefuse") != "false",
         cancelled=get("cancelled") == "true",
         hops=hops,

@@ -10,18 +10,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from minuet.app import App
-from minuet.codec import Codec, attributes_of
+from minuet.codec import Codec, attributes_of, timestamp
 from minuet.core.compile import BEGUN, Kind, Rule
 from minuet.core.coordinator import Status, due, literal_of, status
 from minuet.core.envelope import Envelope, SagaRef
 from minuet.core.errors import MessageError, NotFound
 from minuet.core.formula import Literal
-from minuet.core.messages import Event, name_of
+from minuet.core.messages import AwaitOutcome, Event, name_of
 from minuet.core.projection import Coordination
-from minuet.core.saga import COMPENSATED, COMPLETED, Saga
+from minuet.core.saga import COMPENSATED, COMPLETED, Saga, Wait
 from minuet.ports import Act, Entry, EntryState, ParkedMessage, Store, Tx
 
 NEEDS_OPERATOR = "needs operator"
+YEAR_9999 = 253_370_764_800.0
+"""What is due later than this is due when somebody says something."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +89,8 @@ class ParkedView:
 
     Attributes:
         id: what the operator's verbs take; the service's name, a colon, and its own id there.
-        kind: ``message`` (nobody understands it) or ``command`` or ``reaction`` (its attempts are exhausted).
+        kind: ``message`` (nobody understands it) or ``command`` or ``reaction`` (its attempts are exhausted); or
+            ``wait``, which nobody has parked: an operator may say in the place of the outside what is waited for.
     """
 
     id: str
@@ -207,7 +210,7 @@ class Observer:
             status=NEEDS_OPERATOR if any(one.why.startswith(NEEDS_OPERATOR) for one in waiting) else now.value,
             coordination=ref.coordination.value if ref else "",
             definition=saga.fingerprint,
-            began_at=min(times, default=0.0),
+            began_at=seen.known[BEGUN].time if BEGUN in seen.known else min(times, default=0.0),
             waiting=waiting,
             attempts=tuple(self._attempts(seen)),
             messages=tuple(self._told(seen)),
@@ -295,6 +298,11 @@ class Observer:
             return f"{NEEDS_OPERATOR} at {place} after {entry.attempts} attempts: {entry.error}"
         if entry.waits_for:
             return f"{place} waits for its read model to hear of {entry.waits_for}"
+        if entry.attempts == 0 and not entry.error and entry.state is EntryState.DUE:
+            if rule.watch is not None:
+                return _waits(rule, place, entry)
+            if entry.due_at > entry.changed_at:
+                return f"{place} begins it at {_moment(entry.due_at)}"
         if entry.attempts:
             return f"{place} tries again after {entry.attempts} failed attempts: {entry.error}"
         if entry.error:
@@ -315,7 +323,7 @@ class Observer:
             if _is_reaction(entry) and envelope.id in told:
                 heard = told[envelope.id]
                 told[envelope.id] = replace(heard, hearers=tuple(dict.fromkeys((*heard.hearers, place))))
-            elif place == "orchestrator" and envelope.body:
+            elif place == "orchestrator" and envelope.body and entry.handler != AWAITS:
                 told[f"command {envelope.id}"] = Told(
                     time=envelope.time,
                     type=envelope.type,
@@ -348,12 +356,16 @@ class Observer:
         service, _, own = parked_id.partition(":")
         store = self._store(service, parked_id)
 
+        def is_answerable(entry: Entry) -> bool:
+            waits = entry.handler == AWAITS and entry.state is EntryState.DUE
+            return waits or entry.state is EntryState.PARKED
+
         def look(tx: Tx) -> ParkedView | None:
             message = tx.parked.get(own)
             if message is not None:
                 return _message_view(service, message)
             entry = tx.inbox.find(own)
-            return _entry_view(service, entry) if entry is not None and entry.state is EntryState.PARKED else None
+            return _entry_view(service, entry) if entry is not None and is_answerable(entry) else None
 
         found = await store.transact(look, reads_only=True)
         if found is None:
@@ -413,6 +425,23 @@ def note(tx: Tx, act: Act | None) -> bool:
     return True
 
 
+AWAITS = name_of(AwaitOutcome)
+
+
+def _waits(rule: Rule, place: str, entry: Entry) -> str:
+    """What for, until when, and what an operator can do about it."""
+    assert rule.watch is not None
+    until = f" until {_moment(entry.due_at)}" if entry.due_at < YEAR_9999 else ""
+    if isinstance(rule.watch.of, Wait):
+        what = name_of(rule.watch.of.event)
+        return f"{place} waits for {what}{until}; minuet parked answer {place}:{entry.key} says it in its place"
+    return f"{place} waits for the outcome of {rule.watch.of.name}{until}"
+
+
+def _moment(time: float) -> str:
+    return f"{timestamp(time)[:19]}Z"
+
+
 def _is_reaction(entry: Entry) -> bool:
     return entry.key.startswith("on/")
 
@@ -436,7 +465,7 @@ def _entry_view(service: str, entry: Entry) -> ParkedView:
     return ParkedView(
         id=f"{service}:{entry.key}",
         service=service,
-        kind="reaction" if _is_reaction(entry) else "command",
+        kind="reaction" if _is_reaction(entry) else "wait" if entry.handler == AWAITS else "command",
         type=entry.handler,
         reason=entry.error,
         attempts=entry.attempts,

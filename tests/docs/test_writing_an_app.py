@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from minuet import StepAbandoned, StepAccepted
 from minuet.testing import participant
 
 PAGE = Path(__file__).parents[2] / "docs" / "writing-an-app.md"
@@ -40,6 +41,23 @@ def test_books_are_lent_until_none_is_left(given: Any, names: dict[str, Any]) ->
         .when(ask(loan_id="l3", book="Emma", member="m3"))
         .then(names["NoCopyLeft"](loan_id="l3"))
         .then(names["LoanClosed"](loan_id="l3", status="REFUSED"))
+        .then_ends("compensated")
+    )
+
+
+def test_a_loan_waits_until_it_is_approved_or_denied(given: Any, names: dict[str, Any]) -> None:
+    asked = given(names["patient_app"]).when(names["AskLoan"](loan_id="l1", book="Emma", member="m1")).after(minutes=1)
+    (
+        asked.when(names["LoanApproved"](loan_id="l1"))
+        .then_done(names["LendBook"], names["TakeFee"])
+        .then(StepAccepted, step="take_fee")
+        .then_ends("completed")
+    )
+    (
+        asked.when(names["LoanDenied"](loan_id="l1"))
+        .then(StepAbandoned, reason="refused by LoanDenied")
+        .then_undone(names["LendBook"])
+        .then_never(names["TakeFee"])
         .then_ends("compensated")
     )
 

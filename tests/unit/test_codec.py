@@ -63,6 +63,8 @@ ENVELOPES = st.builds(
     traceparent=st.just("") | TEXT,
     expires=st.none() | TIMES,
     may_refuse=st.booleans(),
+    saga_expires=st.none() | TIMES,
+    cancelled=st.booleans(),
     hops=st.integers(0, 99),
 )
 
@@ -78,9 +80,11 @@ def test_attributes_say_everything_and_are_text(sent: Envelope) -> None:
     assert all(name.isalnum() and name.islower() and isinstance(value, str) for name, value in attributes.items())
     received = envelope_from(attributes, sent.body)
     assert received.expires == pytest.approx(sent.expires, abs=2e-6)
+    assert received.saga_expires == pytest.approx(sent.saga_expires, abs=2e-6)
+    assert (received.may_refuse, received.cancelled) == (sent.may_refuse, sent.cancelled)
     assert received.time == pytest.approx(sent.time, abs=2e-6)
     assert attributes_of(received).keys() == attributes.keys()
-    same = {name: value for name, value in attributes.items() if name not in ("time", "expirytime")}
+    same = {name: value for name, value in attributes.items() if name not in ("time", "expirytime", "sagadeadline")}
     assert {name: attributes_of(received)[name] for name in same} == same
 
 

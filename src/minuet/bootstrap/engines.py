@@ -17,12 +17,21 @@ from typing import TYPE_CHECKING
 from minuet.app import App, Handler, read_model_key
 from minuet.bootstrap.extras import extra
 from minuet.codec import attributes_to_text, envelope_from_text
-from minuet.core.compile import Rule
+from minuet.core.compile import BEGUN, Rule
 from minuet.core.coordinator import literal_of
 from minuet.core.envelope import Envelope, SagaRef
 from minuet.core.errors import MessageError, NotYet
-from minuet.core.formula import Literal
-from minuet.core.messages import Event, Query, StepRefused, View, channel_of, name_of
+from minuet.core.formula import Literal, Outcome
+from minuet.core.messages import (
+    Event,
+    Query,
+    StepAbandoned,
+    StepAccepted,
+    StepRefused,
+    View,
+    channel_of,
+    name_of,
+)
 from minuet.core.projection import Coordination
 from minuet.core.saga import Saga
 from minuet.ports import Entry, EntryState, Tx
@@ -36,7 +45,7 @@ from minuet.settings import Settings
 
 if TYPE_CHECKING:
     from minuet.adapters.temporal.engine import TemporalEngine
-    from minuet.adapters.temporal.values import Due, Refusing, Stuck, Told
+    from minuet.adapters.temporal.values import Deciding, Due, Refusing, Stuck, Told
 
 log = logging.getLogger("minuet.temporal")
 
@@ -70,13 +79,28 @@ class TellingReactor(Reactor):
     """
 
     def made_due(self, tx: Tx, fact: Fact, known: Mapping[Literal, Envelope], envelope: Envelope) -> list[Entry]:
-        others = known.keys() - {fact.literal, IS_CANCELLED}
+        # What came from outside before it began, was told to nobody.
+        others = known.keys() - {fact.literal, IS_CANCELLED} - self.awaited_by(fact.saga)
         if others and all(tx.inbox.find(_tell_key(fact.ref, one)) is None for one in others):
             return super().made_due(tx, fact, known, envelope)  # it began before Temporal came
+        if fact.is_awaited and BEGUN not in known:
+            return []  # there is no workflow yet, and perhaps never will be
+        heard = {fact.literal: envelope}
+        if fact.literal == BEGUN:
+            heard |= {one: known[one] for one in self.awaited_by(fact.saga) if one in known}
+        return [self._entry_to_tell(fact.ref, literal, one) for literal, one in heard.items()]
+
+    def entries_for_cancelled(self, tx: Tx, ref_name: str, ref_id: str, envelope: Envelope) -> list[Entry]:
+        probe = SagaRef(ref_name, ref_id, "", Coordination.ORCHESTRATION, "")
+        begun = tx.inbox.find(_tell_key(probe, BEGUN))
+        if begun is None or begun.envelope.saga is None:
+            return []
+        return [self._entry_to_tell(begun.envelope.saga, IS_CANCELLED, envelope)]
+
+    def _entry_to_tell(self, ref: SagaRef, literal: Literal, envelope: Envelope) -> Entry:
         # Under the saga that it is told to, which may not be the one that it answers. Nobody refuses to tell.
-        told = replace(envelope, saga=fact.ref, may_refuse=False)
-        key = _tell_key(fact.ref, fact.literal)
-        return [Entry(key=key, handler=TELL, envelope=told, changed_at=self.clock.now())]
+        told = replace(envelope, saga=ref, may_refuse=False)
+        return Entry(key=_tell_key(ref, literal), handler=TELL, envelope=told, changed_at=self.clock.now())
 
     def _fact(self, saga: Saga, ref: SagaRef, literal: Literal) -> Iterator[Fact]:
         # Also what no rule looks at, such as the answer to the last command: the workflow waits for it.
@@ -157,6 +181,21 @@ class Asked:
         await self._remember(entry, envelope, told.literal)
         return told
 
+    async def decide(self, deciding: Deciding) -> Told:
+        entry, rule = await self._entry(deciding.due), self._rule(deciding.due)
+        assert rule.watch is not None
+        step = rule.watch.of.name
+        event = (
+            StepAbandoned(service=rule.service, step=step, reason=deciding.reason)
+            if deciding.reason
+            else StepAccepted(service=rule.service, step=step)
+        )
+        envelope = self._place.participant.envelope_for(event, entry, 0)
+        await self._store.transact(lambda tx: tx.outbox.add(channel_of(event), envelope))
+        told = self._told(entry, envelope)
+        await self._remember(entry, envelope, told.literal)
+        return told
+
     async def park(self, stuck: Stuck) -> None:
         entry = await self._stuck(stuck)
         entry.state, entry.error = EntryState.PARKED, stuck.why
@@ -187,7 +226,13 @@ class Asked:
         cause = envelope_from_text(due.cause, b"")
         is_cancelled = rule.may_refuse and await self._is_cancelled(ref)
         envelope = self._reactor.envelope_of(
-            rule, ref, cause, at=due.at, body=due.body.encode(), is_cancelled=is_cancelled
+            rule,
+            ref,
+            cause,
+            at=due.at,
+            body=due.body.encode(),
+            is_cancelled=is_cancelled,
+            saga_expires=due.saga_expires,
         )
         known = {
             Literal.parse(told.literal): envelope_from_text(told.attributes, told.body.encode()) for told in due.known
@@ -198,7 +243,7 @@ class Asked:
 
     async def _is_cancelled(self, ref: SagaRef) -> bool:
         known = await self._store.transact(lambda tx: tx.known.of(ref.name, ref.id), reads_only=True)
-        return IS_CANCELLED in known
+        return IS_CANCELLED in known or Literal(ref.step, Outcome.ABANDONED) in known
 
     async def _stuck(self, stuck: Stuck) -> Entry:
         """What operators see. One who retries it has the workflow go on, and one who answers it tells everybody."""

@@ -18,8 +18,9 @@ from minuet.app import App, events_returned_by
 from minuet.bootstrap.system import everything
 from minuet.bootstrap.transports import Place, Transports, channels_of, commanded_in, shown
 from minuet.bootstrap.wiring import Wiring, wired
+from minuet.core.compile import Kind
 from minuet.core.errors import ConfigurationError
-from minuet.core.messages import Command, Event, SagaCancelled, StepRefused, name_of
+from minuet.core.messages import Command, Event, SagaCancelled, StepRefused, channel_for, name_of
 from minuet.ports import Ids, Subscription
 from minuet.runtime.reactor import ORCHESTRATOR, commands_channel
 from minuet.settings import Settings
@@ -261,7 +262,9 @@ def _publishing(app: App, commanded: Collection[str]) -> dict[str, dict[str, lis
     for saga in app.sagas:
         for rule in saga.rules.every:
             for event in rule.command.__contract__.answers:
-                publishes(rule.service, event)
+                publishes(rule.service, event, channel_for(event, rule.service))
+            if rule.kind is Kind.WATCH:
+                continue
             publishes(rule.service, StepRefused, f"{rule.service}.refused")
             publishes(ORCHESTRATOR, SagaCancelled)
             if rule.service in commanded:

@@ -12,7 +12,7 @@ from minuet.adapters.broker.transport import BrokerTransport
 from minuet.app import App
 from minuet.bootstrap.extras import extra
 from minuet.core.errors import ConfigurationError
-from minuet.core.messages import Event, StepRefused
+from minuet.core.messages import Event, StepAbandoned, StepAccepted, StepRefused, channel_for
 from minuet.ports import Clock, Ids, Transport
 from minuet.runtime.reactor import commands_channel
 from minuet.settings import Settings, way_of, writable
@@ -186,13 +186,16 @@ def shown(url: str) -> str:
 
 def channels_of(app: App, settings: Settings) -> list[str]:
     """Every channel on which a service of the app, or the orchestrator, publishes."""
-    events = (one for one in app.messages() if issubclass(one, Event) and one is not StepRefused)
-    refused = (f"{rule.service}.refused" for saga in app.sagas for rule in saga.rules.every)
+    own = (StepRefused, StepAccepted, StepAbandoned)
+    events = (one for one in app.messages() if issubclass(one, Event) and one not in own)
+    rules = [rule for saga in app.sagas for rule in saga.rules.every]
+    refused = (channel_for(StepRefused, rule.service) for rule in rules if not rule.watch)
+    decided = (channel_for(StepAccepted, rule.service) for rule in rules if rule.watch)
     commands = (commands_channel(service) for service in commanded_in(app, settings))
-    return list(dict.fromkeys((*(event.__contract__.channel for event in events), *refused, *commands)))
+    return list(dict.fromkeys((*(event.__contract__.channel for event in events), *refused, *decided, *commands)))
 
 
 def commanded_in(app: App, settings: Settings) -> list[str]:
     """The services that the orchestrator asks by messages."""
-    asked = dict.fromkeys(rule.service for saga in app.sagas for rule in saga.rules.every)
+    asked = dict.fromkeys(rule.service for saga in app.sagas for rule in saga.rules.every if not rule.watch)
     return [service for service in asked if way_of(settings, service) == "commands"]

@@ -15,6 +15,7 @@ from minuet.bootstrap.parts import Adapters, Parts
 from minuet.bootstrap.stores import Stores
 from minuet.bootstrap.system import System, chosen, everything
 from minuet.bootstrap.transports import channels_of, commanded_in
+from minuet.core.compile import Kind
 from minuet.core.errors import ConfigurationError, MessageError
 from minuet.core.messages import name_of
 from minuet.core.projection import Coordination
@@ -103,6 +104,8 @@ class Wiring:
             if self.coordination_of(saga.name) is not Coordination.ORCHESTRATION:
                 continue
             for rule in saga.rules.every:
+                if rule.kind is Kind.WATCH:
+                    continue
                 is_here = rule.service in self.system.services and self.way_of(rule.service) == "local"
                 if is_here or self.way_of(rule.service) == "commands" or rule.command.__contract__.http:
                     continue

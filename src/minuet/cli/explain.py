@@ -149,14 +149,24 @@ def _heard(service: str, heard: tuple[Heard, ...]) -> Any:
     return Padding(rows, (0, 0, 0, 4), expand=False)
 
 
-FIRST_WORDS = {"do": "once it knows", "undo": "to undo, once it knows", "end": "at the end, once it knows"}
+FIRST_WORDS = {
+    "do": "once it knows",
+    "undo": "to undo, once it knows",
+    "end": "at the end, once it knows",
+    "watch": "from when it knows",
+}
 
 
 def _print_does(screen: Console, does: Does) -> None:
     from rich.text import Text
 
-    clause = Text.assemble((FIRST_WORDS[does.kind], "dim"), f" {does.when}")
+    clause = Text.assemble((FIRST_WORDS[does.kind], "dim"), f" {does.when}{f', {does.delay} later' * bool(does.delay)}")
     print_indented(screen, clause, 2)
+    if does.waits:
+        said = Text.assemble(("waits", "bold cyan"), f" {does.waits}, and tells {listed(does.answers)}; ")
+        said.append(f"or gives it up with {listed(does.refusals)}, and then {_undone(does)}")
+        print_indented(screen, said, 4)
+        return
     said = Text.assemble((does.command, "bold cyan"), f", answered by {listed(does.answers, 'or')}")
     if does.asks:
         said.append(f"; for it, it asks {listed(does.asks)}")

@@ -223,14 +223,17 @@ def print_saga(view: SagaView, observer: Observer) -> None:
 def _attempts(view: SagaView) -> Any:
     from rich.text import Text
 
+    from minuet.observer import AWAITS, YEAR_9999
+
     rows = table("Attempts")
     for heading in ("step", "command", "at", "state", "tried", "answer"):
         rows.add_column(heading, no_wrap=heading in ("state", "tried"))
     for one in view.attempts:
         # What is refused for a reason of ours says it: deadline passed, retries exhausted, cancelled.
         answer = ": ".join(said for said in (one.answer, one.error) if said)
-        if one.state == "due" and one.due_at > one.changed_at:
-            answer += f" (again at {moment(one.due_at)})"
+        if one.state == "due" and one.changed_at < one.due_at < YEAR_9999:
+            again = "again at" if one.attempts or one.error else "until" if one.command == AWAITS else "at"
+            answer = f"{answer} ({again} {moment(one.due_at)})".lstrip()
         tried = count(one.attempts, "time") if one.attempts else ""
         rows.add_row(one.step, _command(one), one.at, one.state, tried, Text(answer))
     return rows

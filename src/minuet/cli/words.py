@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from minuet.app import App
-from minuet.core.compile import BEGUN, UNDO_SUFFIX, Kind, Rule, neighbours
+from minuet.core.compile import BEGUN, UNDO_SUFFIX, Kind, Rule, accepted, is_watched, neighbours
 from minuet.core.coordinator import due
 from minuet.core.formula import All, Formula, Literal, Outcome
-from minuet.core.messages import Event, Refusal, StepRefused, name_of, refusals, successes
+from minuet.core.messages import Event, Refusal, channel_for, name_of, refusals, successes
 from minuet.core.projection import needed, project
-from minuet.core.saga import Saga
+from minuet.core.saga import Saga, Wait
+
+ANYBODY = "anybody"
+"""Who tells what a saga waits for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +37,8 @@ class Does:
         when: what must be known, in words.
         asks: the queries it asks first, and of whom.
         refusals: the answers that mean no. then_undone: what such an answer has undone, the first first.
+        waits: what it waits for, if it does nothing else: ``for Approved, for 3 days at most``.
+        delay: before it begins.
     """
 
     rule: str
@@ -45,6 +51,8 @@ class Does:
     refusals: tuple[str, ...]
     then_undone: tuple[str, ...]
     until_done: bool
+    waits: str = ""
+    delay: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +71,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepInWords:
-    """A line of the orchestrator's table."""
+    """A line of the orchestrator's table. Where it only waits, there is no service that it asks."""
 
     number: int
     step: str
@@ -93,14 +101,15 @@ def _heard(app: App, saga: Saga, rules: Sequence[Rule]) -> Iterable[Heard]:
         if sender and sender == rules[0].service:
             continue  # its own answers it knows without hearing them
         for event in saga.rules.events[literal]:
-            one = _one_heard(event, sender or beginner_of(app, saga))
+            one = _one_heard(event, sender or (beginner_of(app, saga) if literal == BEGUN else ANYBODY))
             found.setdefault((one.event, one.channel), one)
     return found.values()
 
 
 def _one_heard(event: type[Event], sender: str) -> Heard:
-    channel = f"{sender}.refused" if event is StepRefused else event.__contract__.channel
-    return Heard(event=name_of(event), channel=channel, sender=sender, is_refusal=issubclass(event, Refusal))
+    return Heard(
+        event=name_of(event), channel=channel_for(event, sender), sender=sender, is_refusal=issubclass(event, Refusal)
+    )
 
 
 def _reactions(app: App, saga: Saga, service: str) -> Iterable[Heard]:
@@ -121,13 +130,12 @@ def beginner_of(app: App, saga: Saga) -> str:
 
 
 def performer_of(saga: Saga, literal: Literal) -> str:
-    """Whose answer makes the literal known; empty for the event that begins the saga, which whoever begins it tells."""
-    rule = saga.rules.rule(literal.step + (UNDO_SUFFIX if literal.outcome is Outcome.UNDONE else ""))
-    return rule.service if rule else ""
+    """Whose word makes the literal known; empty for what comes from outside, as the event that begins the saga."""
+    return saga.rules.teller(literal)
 
 
 def _in_order(saga: Saga, literals: Iterable[Literal]) -> list[Literal]:
-    order = [step.name for step in saga.steps]
+    order = [leaf.name for leaf in saga.leaves]
     outcomes = list(Outcome)
     return sorted(
         literals, key=lambda one: (order.index(one.step) if one.step in order else -1, outcomes.index(one.outcome))
@@ -146,9 +154,27 @@ def does(saga: Saga, rule: Rule) -> Does:
         asks=tuple(_asked(rule)),
         answers=tuple(name_of(event) for event in successes(rule.command)),
         refusals=tuple(name_of(event) for event in refusals(rule.command)),
-        then_undone=tuple(undone_by_refusal(saga, rule)) if rule.kind is Kind.DO else (),
+        then_undone=tuple(undone_by_refusal(saga, rule)) if rule.kind in (Kind.DO, Kind.WATCH) else (),
         until_done=not rule.may_refuse,
+        waits=_waits(rule),
+        delay=_span(rule.delay) if rule.delay else "",
     )
+
+
+def _waits(rule: Rule) -> str:
+    if rule.watch is None:
+        return ""
+    leaf = rule.watch.of
+    what = name_of(leaf.event) if isinstance(leaf, Wait) else f"the outcome of {leaf.name}"
+    no = f" or {name_of(leaf.refused_by)}" if isinstance(leaf, Wait) and leaf.refused_by else ""
+    return f"for {what}{no}" + (f", for {_span(rule.watch.within)} at most" if rule.watch.within else "")
+
+
+def _span(span: timedelta) -> str:
+    for name, one in (("day", timedelta(days=1)), ("hour", timedelta(hours=1)), ("minute", timedelta(minutes=1))):
+        if span >= one and not span % one:
+            return f"{span // one} {name}{'' if span == one else 's'}"
+    return f"{span.total_seconds():g} seconds"
 
 
 def _asked(rule: Rule) -> Iterable[str]:
@@ -160,9 +186,11 @@ def _asked(rule: Rule) -> Iterable[str]:
 
 def undone_by_refusal(saga: Saga, rule: Rule) -> list[str]:
     """The commands that take back what was done before, if this step is refused; in the order in which they come."""
-    around = neighbours(saga.root)[rule.id]
-    known = {BEGUN, Literal(rule.id, Outcome.REFUSED)}
-    known |= {Literal(step.name, Outcome.SUCCEEDED) for step in (*around.before, *around.beside)}
+    name = rule.watch.of.name if rule.watch else rule.id
+    around = neighbours(saga.root)[name]
+    known = {BEGUN, Literal(name, Outcome.ABANDONED if rule.watch else Outcome.REFUSED)}
+    known |= {Literal(leaf.name, Outcome.SUCCEEDED) for leaf in (*around.before, *around.beside)}
+    known |= {accepted(leaf) for leaf in (*around.before, *around.beside) if is_watched(leaf)}
     commands: list[str] = []
     while True:
         undos = [one for one in due(saga.rules.every, known) if one.kind is Kind.UNDO and one.answered not in known]
@@ -195,14 +223,17 @@ def _nested(saga: Saga, formula: Formula) -> str:
 
 def _names(saga: Saga, literals: Sequence[Literal]) -> list[str]:
     """What makes one of the literals known: refusals by who refuses, for they are many, and the rest by name."""
-    refusers = [performer_of(saga, literal) for literal in literals if literal.outcome is Outcome.REFUSED]
-    names = [name for literal in literals if literal.outcome is not Outcome.REFUSED for name in _events(saga, literal)]
-    refused = [f"a refusal by {_alternatives(list(dict.fromkeys(refusers)))}"] if refusers else []
-    return list(dict.fromkeys((*refused, *names)))
+    refused = {one: performer_of(saga, one) for one in literals if one.outcome is Outcome.REFUSED}
+    refusers = [performer for performer in refused.values() if performer]
+    names = [name for literal in literals if not refused.get(literal) for name in _events(saga, literal)]
+    by = [f"a refusal by {_alternatives(list(dict.fromkeys(refusers)))}"] if refusers else []
+    return list(dict.fromkeys((*by, *names)))
 
 
 def _events(saga: Saga, literal: Literal) -> list[str]:
     """The events that make the literal known; with the step's name if another step has the same event."""
+    if literal.outcome in (Outcome.ACCEPTED, Outcome.ABANDONED):
+        return [f"that {literal.step} was {literal.outcome}"]
     names = []
     for event in saga.rules.events[literal]:
         is_shared = any(event in events for one, events in saga.rules.events.items() if one != literal)
@@ -235,10 +266,10 @@ def _line(saga: Saga, number: int, rule: Rule) -> StepInWords:
     return StepInWords(
         number=number,
         step=rule.id,
-        service=rule.service,
-        command=said.command,
+        service="" if rule.watch else rule.service,
+        command=f"waits {said.waits}" if rule.watch else said.command,
         route=said.route,
-        when=said.when,
+        when=said.when + (f", {said.delay} later" if said.delay else ""),
         if_refused=_consequence(rule, said),
         undo=name_of(undo.command) if undo else "",
     )

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from enum import StrEnum
 
-from minuet.core.compile import UNDO_SUFFIX, Rule, Rules, success_of
+from minuet.core.compile import UNDO_SUFFIX, WITHIN_SUFFIX, Kind, Rule, Rules, refused, succeeded, success_of
 from minuet.core.errors import MessageError
 from minuet.core.formula import Literal, Outcome, holds
-from minuet.core.messages import Event, Refusal
+from minuet.core.messages import Event, Refusal, StepAbandoned, StepAccepted
 from minuet.core.saga import COMPENSATED, COMPLETED, Saga
 
 
@@ -35,9 +35,35 @@ def due(rules: Iterable[Rule], known: Collection[Literal]) -> list[Rule]:
 
 
 def newly_due(rules: Iterable[Rule], known: Collection[Literal], learnt: Literal) -> list[Rule]:
-    """As `due`, but only the rules that the literal just learnt can have made true."""
+    """As `due`, but only the rules that the literal just learnt can have made true, and those that heed it."""
     # Most rules look at one message only, and that is the one just learnt.
-    return [rule for rule in rules if learnt in rule.needs and (len(rule.needs) == 1 or holds(rule.formula, known))]
+    return [
+        rule
+        for rule in rules
+        if (learnt in rule.needs and (len(rule.needs) == 1 or holds(rule.formula, known)))
+        or (learnt in rule.heeds and holds(rule.formula, known))
+    ]
+
+
+class Ends(StrEnum):
+    """Why a watch stops, in the words of `StepAbandoned`; or that it was worth waiting."""
+
+    ACCEPTED = "accepted"
+    ANSWERED = "answered"
+    """The step itself was refused, which says all; nothing is left to decide."""
+    REFUSED = "refused"
+    HOPELESS = "another branch was refused"
+
+
+def ends(rule: Rule, known: Collection[Literal]) -> Ends | None:
+    """Whether what is known ends the watch, however much time is left. Of several reasons the first one counts."""
+    watch = rule.watch
+    assert watch is not None
+    if succeeded(watch.of) in known:
+        return Ends.ACCEPTED
+    if refused(watch.of) in known:
+        return Ends.REFUSED if watch.is_wait else Ends.ANSWERED
+    return Ends.HOPELESS if holds(watch.hopeless, known) else None
 
 
 def literal_of(rule_id: str, event: type[Event]) -> Literal:
@@ -46,6 +72,9 @@ def literal_of(rule_id: str, event: type[Event]) -> Literal:
     Raises:
         MessageError: an undo or an end was refused. Taken for its step's refusal it would look as if nothing remained.
     """
+    if issubclass(event, StepAccepted | StepAbandoned):
+        outcome = Outcome.ACCEPTED if issubclass(event, StepAccepted) else Outcome.ABANDONED
+        return Literal(rule_id.removesuffix(WITHIN_SUFFIX), outcome)
     if issubclass(event, Refusal):
         if rule_id.endswith(UNDO_SUFFIX) or rule_id in (COMPLETED, COMPENSATED):
             raise MessageError(f"{event.__name__} refuses {rule_id}, which cannot be refused, only retried until done")
@@ -75,8 +104,13 @@ def status(rules: Rules, known: Collection[Literal]) -> Status:
     ):
         if (ends[name].answered in known) if name in ends else holds(reached, known):
             return final
-    refused = any(literal.outcome is not Outcome.SUCCEEDED for literal in known)
-    return Status.COMPENSATING if refused else Status.RUNNING
+    # That somebody outside says no to a wait is decided by the one who waits.
+    waits = {rule.id for rule in rules.every if rule.kind is Kind.WATCH}
+    stops = (Outcome.REFUSED, Outcome.UNDONE, Outcome.ABANDONED)
+    has_stopped = any(
+        one.outcome in stops and not (one.outcome is Outcome.REFUSED and one.step in waits) for one in known
+    )
+    return Status.COMPENSATING if has_stopped else Status.RUNNING
 
 
 def is_last(saga: Saga, rule_id: str) -> bool:

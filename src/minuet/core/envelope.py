@@ -40,6 +40,7 @@ class Envelope:
         begins: the sagas that this event begins.
         expires: the participant refuses the command if it has not begun it by then, in seconds since 1970.
         may_refuse: False for a command past the last refusable step: it is retried until done.
+        saga_expires: until when the saga may still refuse anything, in seconds since 1970; None if it has no deadline.
         cancelled: the participant refuses the command if it has not begun it: its saga is no longer wanted.
         hops: how many reactions led here; bounds an endless circle.
     """
@@ -58,6 +59,7 @@ class Envelope:
     traceparent: str = ""
     expires: float | None = None
     may_refuse: bool = True
+    saga_expires: float | None = None
     cancelled: bool = False
     hops: int = 0
     #: The attributes as text, once somebody has written them out: the same envelope is kept in several tables.

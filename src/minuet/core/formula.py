@@ -16,11 +16,16 @@ from typing import Final, NamedTuple
 
 
 class Outcome(StrEnum):
-    """What can become known of a step, each by one message of its participant."""
+    """What can become known of a step: by a message of its participant, or of the one place that waits for it.
+
+    Of what is awaited from outside, SUCCEEDED and REFUSED are the events themselves.
+    """
 
     SUCCEEDED = "succeeded"
     REFUSED = "refused"
     UNDONE = "undone"
+    ACCEPTED = "accepted"
+    ABANDONED = "abandoned"
 
 
 class Literal(NamedTuple):

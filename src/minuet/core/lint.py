@@ -10,7 +10,7 @@ from minuet.core.compile import neighbours
 from minuet.core.errors import DefinitionError
 from minuet.core.messages import Command, Event, Refusal, name_of, refusals, successes
 from minuet.core.recipe import command_of
-from minuet.core.saga import COMPENSATED, COMPLETED, Saga, Step
+from minuet.core.saga import COMPENSATED, COMPLETED, Leaf, Saga, Step, Wait
 
 
 def check_saga(saga: Saga) -> None:
@@ -20,10 +20,12 @@ def check_saga(saga: Saga) -> None:
     """
     _check_beginning(saga)
     _check_names(saga)
+    _check_waits(saga)
     _check_refusals_can_be_undone(saga)
     _check_ends(saga)
     _check_cycle(saga)
     _check_keys(saga)
+    _check_deadline(saga)
 
 
 def check_sagas(sagas: Iterable[Saga]) -> None:
@@ -54,24 +56,66 @@ def _check_beginning(saga: Saga) -> None:
 
 
 def _check_names(saga: Saga) -> None:
-    name, count = Counter(step.name for step in saga.steps).most_common(1)[0]
+    name, count = Counter(leaf.name for leaf in saga.leaves).most_common(1)[0]
     if count > 1:
         raise DefinitionError(
             f"saga {saga.name} has {count} steps named {name}; tell them apart with step(..., name=...)"
         )
 
 
+def _check_waits(saga: Saga) -> None:
+    if not saga.steps:
+        raise DefinitionError(f"saga {saga.name} only waits, and does nothing; give it a step")
+    answers = set(_answers(saga)) if saga.waits else set()
+    awaited: dict[type[Event], Wait] = {}
+    for wait in saga.waits:
+        for event in (wait.event, *([wait.refused_by] if wait.refused_by else [])):
+            if event in answers:
+                raise DefinitionError(
+                    f"saga {saga.name}: wait {wait.name} is for {name_of(event)}, which one of the saga's own commands "
+                    "answers; put the wait's place after that step, without a wait, or wait for another event"
+                )
+            if event is saga.begins_with:
+                raise DefinitionError(
+                    f"saga {saga.name}: wait {wait.name} is for {name_of(event)}, with which the saga begins; wait for "
+                    "another event"
+                )
+            if event in awaited:
+                raise DefinitionError(
+                    f"saga {saga.name}: {awaited[event].name} and {wait.name} both wait for {name_of(event)}, and "
+                    "nobody could tell for which of them one is; give each an event of its own"
+                )
+            awaited[event] = wait
+
+
+def _check_deadline(saga: Saga) -> None:
+    around = neighbours(saga.root)
+    if saga.deadline is not None and not any(around[leaf.name].may_refuse(leaf) for leaf in saga.leaves):
+        raise DefinitionError(
+            f"saga {saga.name} has a deadline, and nothing in it can be refused; let a command declare a refusal, give "
+            "a step a deadline of its own, or leave the saga's out"
+        )
+
+
 def _check_refusals_can_be_undone(saga: Saga) -> None:
     around = neighbours(saga.root)
-    for step in saga.steps:
+    for step in saga.leaves:
         remaining = around[step.name].cannot_be_undone()
         if step.is_refusable and remaining is not None:
-            cause = name_of(refusals(step.command)[0]) if refusals(step.command) else "a missed deadline"
+            cause = _why_refused(step)
             raise DefinitionError(
                 f"saga {saga.name}: step {step.name} may be refused ({cause}) when step {remaining.name} is done, "
                 "which has "
                 f'no undo. Give {remaining.name} one, say undo=Nothing("why"), or move {step.name} before it'
             )
+
+
+def _why_refused(leaf: Leaf) -> str:
+    if isinstance(leaf, Wait):
+        return "what it waits for may not come"
+    if refusals(leaf.command):
+        return name_of(refusals(leaf.command)[0])
+    return "a missed deadline" if leaf.deadline is not None else "it may not be done within its time"
 
 
 def _check_ends(saga: Saga) -> None:

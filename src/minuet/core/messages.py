@@ -153,6 +153,28 @@ class StepRefused(Refusal, channel="minuet.refused"):
     detail: str = ""
 
 
+class StepAccepted(Event, channel="minuet.decided"):
+    """What a saga waits for came in time. Decided once, by the one place that waits; see `StepAbandoned`.
+
+    It is published on the channel ``<service>.decided``.
+    """
+
+    service: str
+    step: str
+
+
+class StepAbandoned(Refusal, channel="minuet.decided"):
+    """A saga does not wait any longer for a step's outcome, or for an event from outside.
+
+    It counts as a refusal at once. What the step's participant has done all the same, it undoes when it hears of this.
+    It is published on the channel ``<service>.decided``, where the service is the one that waited.
+    """
+
+    service: str
+    step: str
+    reason: str
+
+
 class SagaCancelled(Event, channel="sagas.cancelled"):
     """Somebody no longer wants a saga. Whoever is next refuses its step, and what was done is undone.
 
@@ -225,6 +247,10 @@ class Command(Message):
         _check_fields(cls, wanted)
 
 
+class AwaitOutcome(Command, service="minuet", answers=(StepAccepted, StepAbandoned)):
+    """Minuet's own: wait for a step's outcome or an event from outside, and decide when to stop. Nobody sends it."""
+
+
 class Query(Message):
     """A question to one service that changes nothing: ``class GetOrder(Query, service="orders", answer=Order)``.
 
@@ -277,4 +303,14 @@ def refusals(command: type[Command]) -> tuple[type[Refusal], ...]:
 
 def channel_of(event: Event) -> str:
     """Where this event is published."""
-    return f"{event.service}.refused" if isinstance(event, StepRefused) else event.__contract__.channel
+    service = event.service if isinstance(event, StepRefused | StepAccepted | StepAbandoned) else ""
+    return channel_for(type(event), service)
+
+
+def channel_for(event: type[Event], service: str) -> str:
+    """Where a service publishes events of this class: minuet's own on a channel of the service."""
+    if event is StepRefused:
+        return f"{service}.refused"
+    if event in (StepAccepted, StepAbandoned):
+        return f"{service}.decided"
+    return event.__contract__.channel

@@ -26,7 +26,7 @@ def project(rules: Rules, service: str) -> tuple[Rule, ...]:
 
 def needed(rules: Iterable[Rule]) -> frozenset[Literal]:
     """What must be remembered to evaluate these rules."""
-    return frozenset(literal for rule in rules for literal in rule.needs)
+    return frozenset(literal for rule in rules for literal in rule.needs | rule.heeds)
 
 
 def heard(saga: Rules, rules: Iterable[Rule]) -> tuple[type[Event], ...]:

@@ -45,6 +45,8 @@ class Step:
     undo: Action | Nothing | None
     retry: RetryPolicy | None
     deadline: timedelta | None
+    delay: timedelta | None = None
+    within: timedelta | None = None
 
     @property
     def command(self) -> type[Command]:
@@ -60,8 +62,29 @@ class Step:
 
     @property
     def is_refusable(self) -> bool:
-        """Whether its participant may say no: the command declares a refusal, or has a deadline to miss."""
-        return bool(refusals(self.command)) or self.deadline is not None
+        """Whether it may come to a no: the command declares a refusal, or it has a time to miss."""
+        return bool(refusals(self.command)) or self.deadline is not None or self.within is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """A part of a saga in which an event from outside is waited for. Made by `wait_for`."""
+
+    name: str
+    event: type[Event]
+    within: timedelta | None
+    refused_by: type[Event] | None
+
+    @property
+    def is_refusable(self) -> bool:
+        return True
+
+    @property
+    def undo(self) -> Nothing:
+        return _HEARD_ONLY
+
+
+_HEARD_ONLY: Final = Nothing("what was heard leaves nothing here")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +97,8 @@ class ParallelOf:
     branches: tuple[Node, ...]
 
 
-Node = Step | SequenceOf | ParallelOf
+Leaf = Step | Wait
+Node = Step | Wait | SequenceOf | ParallelOf
 Part = Node | Action | Sequence["Part"]
 
 
@@ -85,6 +109,8 @@ def step(
     name: str | None = None,
     retry: RetryPolicy | None = None,
     deadline: timedelta | None = None,
+    delay: timedelta | None = None,
+    within: timedelta | None = None,
 ) -> Step:
     """A step of a saga.
 
@@ -95,16 +121,25 @@ def step(
         name: travels with each message of the step; by default the command's name in snake_case.
         retry: how often a handler that raises is called again; by default as the handler says.
         deadline: the participant refuses the command if it cannot begin it within this time of its becoming due.
+        delay: it becomes due only so long after what comes before it.
+        within: the saga waits for the outcome no longer than this, counted from when the step could begin. Then the
+            step is *abandoned*, which counts as a refusal at once: everything before it is undone, and so is the step
+            itself, should it have succeeded after all. Who decides is told in docs/writing-an-app.md.
 
     Raises:
         DefinitionError: says what is wrong and what to write.
     """
     name = name or _snake_case(name_of(command_of(action, where="step")))
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in RESERVED_NAMES:
-        raise DefinitionError(f"step name {name!r} must be snake_case and none of {', '.join(sorted(RESERVED_NAMES))}")
-    if deadline is not None and deadline <= timedelta(0):
-        raise DefinitionError(f"step {name}: a deadline lies in the future, not at {deadline}")
-    made = Step(name=name, action=action, undo=undo, retry=retry, deadline=deadline)
+    _check_name(name)
+    _check_duration(deadline, f"step {name}: a deadline lies in the future, not at {deadline}")
+    _check_duration(delay, f"step {name}: a delay of {delay} is none; leave it out, or give a longer one")
+    _check_duration(within, f"step {name}: nothing comes within {within}; leave it out, or give it more time")
+    if within is not None and undo is None:
+        raise DefinitionError(
+            f"step {name}: after {within} it is abandoned, and may have succeeded all the same; give it an undo, or "
+            'say undo=Nothing("why"), or leave out within'
+        )
+    made = Step(name=name, action=action, undo=undo, retry=retry, deadline=deadline, delay=delay, within=within)
     undo_command = made.undo_command
     if undo_command is not None and refusals(undo_command):
         raise DefinitionError(
@@ -113,6 +148,49 @@ def step(
             f"cannot be refused; drop that answer, minuet retries the undo until it is done"
         )
     return made
+
+
+def wait_for(
+    event: type[Event],
+    *,
+    within: timedelta | None = None,
+    refused_by: type[Event] | None = None,
+    name: str | None = None,
+) -> Wait:
+    """A part of a saga that waits for an event from outside: an approval, a webhook, another system's word.
+
+    Whoever publishes it, the event says which saga it is for in its field named like the saga's key; if it has no such
+    field, in its partition key. It may come before the saga gets there. What comes after may take its content from it.
+
+    Args:
+        event: what is waited for; none that the saga's own commands answer.
+        within: how long, counted from when the saga gets there; by default as long as the saga itself may take. Then
+            the wait is *abandoned*, which counts as a refusal: what came before is undone.
+        refused_by: an event, likewise from outside, that means no.
+        name: travels with each message about it; by default the event's name in snake_case.
+
+    Raises:
+        DefinitionError: says what is wrong and what to write.
+    """
+    for what, given in (("waits for", event), ("is refused by", refused_by)):
+        if given is not None and not (isinstance(given, type) and issubclass(given, Event)):
+            raise DefinitionError(f"wait_for: it {what} {given!r}, which is not an Event class")
+    name = name or _snake_case(name_of(event))
+    _check_name(name)
+    _check_duration(within, f"wait {name}: nothing comes within {within}; leave it out, or give it more time")
+    if refused_by is event:
+        raise DefinitionError(f"wait {name}: {name_of(event)} cannot mean both yes and no; give refused_by another one")
+    return Wait(name=name, event=event, within=within, refused_by=refused_by)
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in RESERVED_NAMES:
+        raise DefinitionError(f"step name {name!r} must be snake_case and none of {', '.join(sorted(RESERVED_NAMES))}")
+
+
+def _check_duration(duration: timedelta | None, problem: str) -> None:
+    if duration is not None and duration <= timedelta(0):
+        raise DefinitionError(problem)
 
 
 def sequence(*parts: Part) -> SequenceOf:
@@ -130,20 +208,25 @@ def parallel(*branches: Part) -> ParallelOf:
 
 
 def _node(part: Part) -> Node:
-    if isinstance(part, Step | SequenceOf | ParallelOf):
+    if isinstance(part, Step | Wait | SequenceOf | ParallelOf):
         return part
     if isinstance(part, Sequence):
         return sequence(*part)
     return step(part)
 
 
-def steps_of(node: Node) -> Iterator[Step]:
-    """Every step below the node, in reading order."""
-    if isinstance(node, Step):
+def leaves_of(node: Node) -> Iterator[Leaf]:
+    """Every step and every wait below the node, in reading order."""
+    if isinstance(node, Step | Wait):
         yield node
         return
     for inner in node.parts if isinstance(node, SequenceOf) else node.branches:
-        yield from steps_of(inner)
+        yield from leaves_of(inner)
+
+
+def steps_of(node: Node) -> Iterator[Step]:
+    """Every step below the node, in reading order."""
+    return (leaf for leaf in leaves_of(node) if isinstance(leaf, Step))
 
 
 @dataclass(frozen=True, init=False, eq=False)
@@ -157,6 +240,8 @@ class Saga:
         steps: what to do, in order. Lists inside are sequences; see `parallel`.
         completed: the command (or function) for when every step succeeded.
         compensated: the command (or function) for when a step was refused and all before it are undone.
+        deadline: counted from the event that begins it. From then on each participant refuses what it has not begun,
+            and nothing is waited for any longer. It has no effect on a saga that has passed its last refusable step.
 
     Raises:
         DefinitionError: names the step, what is wrong with it and the remedy.
@@ -168,6 +253,7 @@ class Saga:
     root: SequenceOf
     completed: Action | None
     compensated: Action | None
+    deadline: timedelta | None
     rules: Rules = field(repr=False)
 
     def __init__(
@@ -179,6 +265,7 @@ class Saga:
         steps: Sequence[Part],
         completed: Action | None = None,
         compensated: Action | None = None,
+        deadline: timedelta | None = None,
     ) -> None:
         # Imported here because what compiles and checks a saga needs the classes above.
         from minuet.core.compile import compile_saga
@@ -188,6 +275,7 @@ class Saga:
             raise DefinitionError(f"saga name {name!r} must be one word, as in OrderProcessing")
         if not steps:
             raise DefinitionError(f"saga {name} has no steps")
+        _check_duration(deadline, f"saga {name}: a deadline lies in the future, not at {deadline}")
         for attribute, value in {
             "name": name,
             "begins_with": begins_with,
@@ -195,6 +283,7 @@ class Saga:
             "root": sequence(*steps),
             "completed": completed,
             "compensated": compensated,
+            "deadline": deadline,
         }.items():
             object.__setattr__(self, attribute, value)
         check_saga(self)
@@ -203,6 +292,15 @@ class Saga:
     @property
     def steps(self) -> tuple[Step, ...]:
         return tuple(steps_of(self.root))
+
+    @property
+    def waits(self) -> tuple[Wait, ...]:
+        return tuple(leaf for leaf in self.leaves if isinstance(leaf, Wait))
+
+    @property
+    def leaves(self) -> tuple[Leaf, ...]:
+        """Its steps and its waits, in reading order."""
+        return tuple(leaves_of(self.root))
 
     @property
     def fingerprint(self) -> str:

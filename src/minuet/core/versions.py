@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from minuet.core.compatibility import incompatibilities, shape_of
-from minuet.core.compile import UNDO_SUFFIX, Kind, Rule, content_of
+from minuet.core.compile import UNDO_SUFFIX, WITHIN_SUFFIX, Kind, Rule, content_of, content_of_watch
 from minuet.core.errors import DefinitionError
 from minuet.core.formula import All, Formula, Literal, Outcome, digest, literals
-from minuet.core.messages import Event, Message, StepRefused, name_of
+from minuet.core.messages import AwaitOutcome, Event, Message, StepAbandoned, StepAccepted, StepRefused, name_of
 from minuet.core.saga import BEGIN, COMPENSATED, COMPLETED, Saga
 
 FORMAT = 1
@@ -47,6 +47,7 @@ def record_of(app: str, sagas: Sequence[Saga]) -> Record:
                 "is_current": current[saga.name] is saga,
                 "begins_with": name_of(saga.begins_with),
                 "key": saga.key,
+                **({"deadline_s": saga.deadline.total_seconds()} if saga.deadline else {}),
                 "rules": [_rule(rule) for rule in saga.rules.every],
                 "complete": _formula(saga.rules.complete),
                 "clean": _formula(saga.rules.clean),
@@ -64,7 +65,10 @@ def messages_of(saga: Saga) -> dict[str, type[Message]]:
     for rule in saga.rules.every:
         answers: tuple[type[Event], ...] = rule.command.__contract__.answers
         found |= {name_of(message): message for message in (rule.command, *answers)}
-    found.pop(name_of(StepRefused), None)  # that is minuet's own
+    for wait in saga.waits:
+        found |= {name_of(event): event for event in (wait.event, wait.refused_by) if event is not None}
+    for own in (StepRefused, AwaitOutcome, StepAccepted, StepAbandoned):  # those are minuet's own
+        found.pop(name_of(own), None)
     return found
 
 
@@ -80,6 +84,9 @@ def _rule(rule: Rule) -> Record:
         "retry": asdict(rule.retry) if rule.retry else None,
         "deadline_s": rule.deadline.total_seconds() if rule.deadline else None,
         "may_refuse": rule.may_refuse,
+        # Only where they are used: so a record says the same as one that was written before there were such things.
+        **({"delay_s": rule.delay.total_seconds()} if rule.delay else {}),
+        **({"watch": content_of_watch(rule.watch)} if rule.watch else {}),
     }
 
 
@@ -218,13 +225,17 @@ def _differences(old: Mapping[str, Any], saga: Saga) -> Iterator[str]:
         yield f"it began with {old['begins_with']}, and begins with {new['begins_with']} now"
     if old["key"] != new["key"]:
         yield f"its key was {old['key']}, and is {new['key']} now"
+    if old.get("deadline_s") != new.get("deadline_s"):
+        was, is_now = _seconds(old.get("deadline_s")), _seconds(new.get("deadline_s"))
+        yield f"its deadline was {was}, and is {is_now} now"
     before = {rule["id"]: rule for rule in old["rules"]}
     now = {rule["id"]: rule for rule in new["rules"]}
     renamed = _renamed(before, now)
     for step, name in renamed.items():
         yield f"step {step} is named {name} now"
     names = {rule_id: rule_id for rule_id in before} | renamed
-    names |= {f"{step}{UNDO_SUFFIX}": f"{name}{UNDO_SUFFIX}" for step, name in renamed.items()}
+    for suffix in (UNDO_SUFFIX, WITHIN_SUFFIX):
+        names |= {f"{step}{suffix}": f"{name}{suffix}" for step, name in renamed.items()}
     for rule_id in before:
         if names[rule_id] not in now:
             yield f"{_called(rule_id)} was removed"
@@ -255,7 +266,7 @@ def _renamed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str
 
 def _moved(before: Sequence[str], now: Sequence[str]) -> set[str]:
     """Which steps stand elsewhere among those that are in both: as few as explain the new order."""
-    steps = [one for one in before if not one.endswith(UNDO_SUFFIX) and one not in (COMPLETED, COMPENSATED)]
+    steps = [one for one in before if "/" not in one and one not in (COMPLETED, COMPENSATED)]
     places = [now.index(one) for one in steps]
     longest: list[list[int]] = []
     for index, place in enumerate(places):
@@ -287,6 +298,10 @@ def _rule_differences(
         yield f"{called}: {new['command']} is filled from something else"
     if old["deadline_s"] != new["deadline_s"]:
         yield f"{called}: its deadline was {_seconds(old['deadline_s'])}, and is {_seconds(new['deadline_s'])} now"
+    if old.get("delay_s") != new.get("delay_s"):
+        was, is_now = _seconds(old.get("delay_s")), _seconds(new.get("delay_s"))
+        yield f"{called}: its delay was {was}, and is {is_now} now"
+    yield from _watch_differences(called, old.get("watch") or {}, new.get("watch") or {})
     if old["retry"] != new["retry"]:
         yield f"{called}: its retries were {_retry(old['retry'])}, and are {_retry(new['retry'])} now"
     if old["may_refuse"] != new["may_refuse"]:
@@ -294,11 +309,22 @@ def _rule_differences(
         yield f"{called} {could}"
 
 
+def _watch_differences(called: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    if old.get("within_s") != new.get("within_s"):
+        was, is_now = _seconds(old.get("within_s")), _seconds(new.get("within_s"))
+        yield f"{called}: its time was {was}, and is {is_now} now"
+    for what, verb in (("event", "waited for"), ("refused_by", "was refused by")):
+        if old.get(what) != new.get(what):
+            yield f"{called} {verb} {old.get(what) or 'nothing'}, and now it is {new.get(what) or 'nothing'}"
+
+
 def _called(rule_id: str) -> str:
     if rule_id in (COMPLETED, COMPENSATED):
         return f"the end when it is {rule_id}"
     if rule_id.endswith(UNDO_SUFFIX):
         return f"the undo of step {rule_id.removesuffix(UNDO_SUFFIX)}"
+    if rule_id.endswith(WITHIN_SUFFIX):
+        return f"the waiting for step {rule_id.removesuffix(WITHIN_SUFFIX)}"
     return f"step {rule_id}"
 
 
@@ -319,7 +345,8 @@ def _words(when: Any) -> str:
         literal = Literal.parse(when)
         if literal.step == BEGIN:
             return "the saga began"
-        return f"{literal.step} {'was undone' if literal.outcome is Outcome.UNDONE else literal.outcome}"
+        was = "was " if literal.outcome in (Outcome.UNDONE, Outcome.ACCEPTED, Outcome.ABANDONED) else ""
+        return f"{literal.step} {was}{literal.outcome}"
     if "digest" in when:
         return f"a condition on {len(when['of'])} messages"
     ((how, parts),) = when.items()

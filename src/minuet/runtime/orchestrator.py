@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from minuet.app import Handler
+from minuet.core.compile import Kind
 from minuet.core.envelope import Envelope
 from minuet.core.errors import Conflict, MessageError, NotYet, Rejected
 from minuet.core.messages import Command, Event, name_of
@@ -23,7 +24,10 @@ from minuet.runtime.reactor import ORCHESTRATOR, commands_channel
 def asking_handlers(sagas: Iterable[Saga]) -> dict[str, Handler]:
     """A handler for every command of the sagas; each is done by asking."""
     commands: dict[str, type[Command]] = {
-        name_of(rule.command): rule.command for saga in sagas for rule in saga.rules.every
+        name_of(rule.command): rule.command
+        for saga in sagas
+        for rule in saga.rules.every
+        if rule.kind is not Kind.WATCH
     }
     return {
         name: Handler(ORCHESTRATOR, "ask", _never_called, command, {}, True, command.__contract__.answers)

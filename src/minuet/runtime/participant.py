@@ -18,9 +18,9 @@ from minuet.core.compile import BEGUN
 from minuet.core.envelope import Envelope
 from minuet.core.errors import Conflict, MessageError, NotFound, Rejected
 from minuet.core.messages import Command, Event, Message, Refusal, SagaCancelled, StepRefused, channel_of, name_of
-from minuet.core.saga import BEGIN, CANCELLED
+from minuet.core.saga import BEGIN, CANCELLED, Wait
 from minuet.ports import Clock, Delivery, Entry, EntryState, Ids, ParkedMessage, Subscription, Tx
-from minuet.runtime.performer import DEPTH_MAX, REACTION, After, Lost, Performer, describe
+from minuet.runtime.performer import AWAITS, DEPTH_MAX, REACTION, After, Performer, describe
 from minuet.runtime.reactor import IS_CANCELLED, Reactor, business_key, step_key
 
 
@@ -101,7 +101,11 @@ class Participant(Performer):
             return True
         if tx.parked.get(_parked_id(channel_of(event), envelope.source, envelope.id)) is not None:
             return True
-        facts = self.reactor.facts(envelope, event)
+        facts = [
+            fact
+            for fact in self.reactor.facts(envelope, event)
+            if not fact.is_awaited or self.reactor.of_whom(fact, tx.known.of(fact.ref.name, fact.ref.id)) is not None
+        ]
         models = self._read_models.get(envelope.type, ())
         reactions = self._reactions.get(envelope.type, ())
         return (
@@ -204,23 +208,12 @@ class Participant(Performer):
         for entry in tx.records.entries_of(event.saga, event.saga_id):
             if entry.state is not EntryState.DUE or not entry.envelope.may_refuse or entry.envelope.cancelled:
                 continue
-            self._mark_cancelled(tx, entry, after)
-
-    def _mark_cancelled(self, tx: Tx, entry: Entry, after: After) -> Entry:
-        """Refuse the entry, unless it is begun, or the orchestrator's: then whoever is asked once more hears of it.
-
-        Its owner may be another instance, which goes on with what it has at hand, as if this had come a little later.
-        """
-        copy = entry.copy()
-        copy.envelope = replace(entry.envelope, cancelled=True)
-        try:
-            if self.is_late(copy):
-                self.refuse(tx, copy, self.why_late(copy), after)
-            elif tx.inbox.save(copy):
-                after.cancelled.append(copy)
-        except Lost:
-            return entry
-        return copy
+            if entry.handler == AWAITS:
+                self._decide(tx, entry, after)
+            else:
+                self._mark_cancelled(tx, entry, after)
+        for entry in self.reactor.entries_for_cancelled(tx, event.saga, event.saga_id, envelope):
+            self._begin(tx, entry, after)
 
     def _hear_answer(self, tx: Tx, envelope: Envelope, event: Event, after: After) -> None:
         """What a participant that was asked by a message has decided, whichever of us asked it."""
@@ -292,7 +285,7 @@ class Participant(Performer):
             Rejected: this service has no such command.
             MessageError: the body does not fit.
         """
-        if envelope.type not in self.handlers:
+        if envelope.type not in self.handlers or envelope.type == AWAITS:
             raise Rejected(f"{self.place} handles no {envelope.type}")
         if envelope.saga is None and envelope.expires is not None and self.clock.now() > envelope.expires:
             # A stranger's haste must not become the answer to whoever else means the same piece of business.
@@ -352,6 +345,8 @@ class Participant(Performer):
     def answer_for(self, tx: Tx, key: str, event: Event | None, after: After) -> Entry:
         """Record what came of a parked entry, as an operator says, in the place of whoever should have done it.
 
+        What is waited for from outside is answered with that event, or the one that means no; it need not be parked.
+
         It is published and has its consequences like any answer; what the handler would have written is not written,
         but for what its ``on_outcome`` does.
 
@@ -363,6 +358,9 @@ class Participant(Performer):
             Rejected: this is no answer that the command may have.
         """
         entry = tx.inbox.find(key)
+        if entry is not None and entry.handler == AWAITS and entry.state is EntryState.DUE:
+            self._answer_wait(tx, entry, event, after)
+            return entry
         if entry is None or entry.state is not EntryState.PARKED:
             raise NotFound(f"nothing is parked as {self.place}:{key}")
         self._check_answer(entry, event)
@@ -377,6 +375,28 @@ class Participant(Performer):
         after.decided.append(entry)
         self._tell(tx, outcome, answers, after, publishes=True)
         return entry
+
+    def _answer_wait(self, tx: Tx, entry: Entry, event: Event | None, after: After) -> None:
+        """Say in the place of the outside what is waited for; it is published like any other event."""
+        ref = entry.envelope.saga
+        assert ref is not None
+        watch = self.reactor.rule_of(ref).watch
+        assert watch is not None
+        if not isinstance(watch.of, Wait):
+            raise Rejected(
+                f"{entry.key} waits for the outcome of step {watch.of.name}; answer that one, or cancel the saga"
+            )
+        expected = [one for one in (watch.of.event, watch.of.refused_by) if one is not None]
+        if event is None or type(event) not in expected:
+            names = " or ".join(map(name_of, expected))
+            raise Rejected(f"{entry.key} waits for {names}, not for {name_of(event) if event else 'nothing'}")
+        definition = self.reactor.app.saga(ref.name, ref.definition)
+        about = getattr(event, definition.key, None) if definition is not None else None
+        if definition is not None and about is not None and str(about) != ref.id:
+            raise Rejected(f"{definition.key} is {about!r}, but this is about {ref.name} {ref.id}")
+        envelope = self._announce(tx, f"{entry.key}/{name_of(event)}", event, ref.id)
+        for due in self.reactor.learn(tx, envelope, event):
+            self._begin(tx, due, after)
 
     def _check_answer(self, entry: Entry, event: Event | None) -> None:
         self.check_handled(entry)

@@ -19,15 +19,32 @@ from typing import Any
 
 from minuet.app import Handler, IdempotencyKey, NewId, Now
 from minuet.codec import Codec, explain, remember
+from minuet.core.compile import Rule
+from minuet.core.coordinator import Ends, ends
 from minuet.core.envelope import Envelope
 from minuet.core.errors import Conflict, DefinitionError, MessageError, NotYet, Rejected
-from minuet.core.messages import Command, Event, Refusal, StepRefused, channel_of, name_of, refusals
+from minuet.core.formula import Literal
+from minuet.core.messages import (
+    AwaitOutcome,
+    Command,
+    Event,
+    Refusal,
+    StepAbandoned,
+    StepAccepted,
+    StepRefused,
+    channel_of,
+    name_of,
+    refusals,
+)
 from minuet.core.retry import RetryPolicy
-from minuet.core.saga import COMPENSATED, COMPLETED
+from minuet.core.saga import COMPENSATED, COMPLETED, Wait
 from minuet.ports import Clock, Entry, EntryState, Ids, Tx
-from minuet.runtime.reactor import Reactor, business_key, step_key
+from minuet.runtime.reactor import IS_CANCELLED, NEVER, Reactor, business_key, step_key
 
 REACTION = "on/"
+AWAITS = name_of(AwaitOutcome)
+"""The handler of every entry in which nothing is done but waited. It is a service's, or the orchestrator's."""
+SAGA_DEADLINE_PASSED = "the saga's deadline passed"
 # So many steps of one service may follow each other in one transaction; more would be a deep recursion.
 DEPTH_MAX = 16
 
@@ -81,7 +98,7 @@ class Performer:
         self.codec = codec
         self.clock = clock
         self.ids = ids
-        self.handlers = handlers
+        self.handlers = {**handlers, AWAITS: _waiting(reactor.place)}
         self.provided: dict[type[Any], Any] = {}
         self.publishes = publishes
         self.body_bytes_max = body_bytes_max
@@ -90,6 +107,9 @@ class Performer:
     # -- doing it ------------------------------------------------------------------------------------------------------
 
     def _begin(self, tx: Tx, entry: Entry, after: After) -> None:
+        if entry.handler == AWAITS:
+            self._wait(tx, entry, after)
+            return
         if self._is_for_later(entry, after) and tx.inbox.add(entry):
             after.start.append(entry)
             return
@@ -103,6 +123,8 @@ class Performer:
             known = tx.inbox.find(entry.key)
         if known is None:
             self._start(tx, entry, after)
+        elif known.state is EntryState.DUE and entry.envelope.cancelled and not known.envelope.cancelled:
+            self._mark_cancelled(tx, known, after)
 
     def _start(self, tx: Tx, entry: Entry, after: After) -> None:
         """Begin what is not in the inbox yet."""
@@ -119,10 +141,20 @@ class Performer:
     def _is_for_later(self, entry: Entry, after: After) -> bool:
         """Whether it cannot be done within the transaction that keeps it."""
         handler = self.handlers.get(entry.handler)
-        return handler is not None and (handler.is_async or not entry.envelope.body or after.depth >= DEPTH_MAX)
+        if handler is None:
+            return False
+        return handler.is_async or not entry.envelope.body or after.depth >= DEPTH_MAX or self.is_planned(entry)
+
+    def is_planned(self, entry: Entry) -> bool:
+        """Whether its time has not come yet, so that nobody can have begun it."""
+        return not entry.attempts and not entry.error and entry.due_at > self.clock.now()
 
     def perform(self, tx: Tx, entry: Entry, after: After) -> None:
         """Call the ``def`` handler of a due entry and record what comes of it."""
+        if entry.handler == AWAITS:
+            if not self._decide(tx, entry, after, is_over=True):
+                raise Lost(entry.key)
+            return
         handler = self.handlers[entry.handler]
         if self.is_late(entry):
             self.refuse(tx, entry, self.why_late(entry), after)
@@ -227,14 +259,27 @@ class Performer:
             recorder.function(outcome[0], **self.arguments(recorder, entry, tx))
         self.record(tx, entry, outcome, self.envelopes_for(outcome, entry), after)
 
-    def record(self, tx: Tx, entry: Entry, outcome: Sequence[Event], answers: Sequence[Envelope], after: After) -> None:
-        """As `finish`, with envelopes that exist already."""
+    def record(
+        self,
+        tx: Tx,
+        entry: Entry,
+        outcome: Sequence[Event],
+        answers: Sequence[Envelope],
+        after: After,
+        *,
+        whoever_owns: bool = False,
+    ) -> None:
+        """As `finish`, with envelopes that exist already.
+
+        Args:
+            whoever_owns: nobody has begun it, so that it may be decided here although it is another instance's.
+        """
         entry.state = EntryState.DONE
         entry.answer = answers[0] if answers else None
         entry.waits_for, entry.changed_at = None, self.clock.now()
         if not (outcome and isinstance(outcome[0], StepRefused)):  # then it is the reason, and stays
             entry.error = ""
-        if not tx.inbox.save(entry):
+        if not (tx.inbox.save(entry) or (whoever_owns and tx.inbox.settle(entry))):
             raise Lost(entry.key)
         after.decided.append(entry)
         self._tell(tx, outcome, answers, after, publishes=self.publishes)
@@ -283,6 +328,7 @@ class Performer:
             correlation=cause.correlation or cause.id,
             causation=cause.id,
             traceparent=cause.traceparent,
+            saga_expires=cause.saga_expires if is_answer else None,
             # A saga sends each command once, so only what leaves it can go round in a circle.
             hops=cause.hops + (not is_answer or bool(begins)),
         )
@@ -360,14 +406,104 @@ class Performer:
         envelope = self.envelope_for(refusal, entry, 0)
         if not self.publishes:  # it never reached its participant, so nobody else publishes it
             tx.outbox.add(channel_of(refusal), envelope)
-        self.record(tx, entry, (refusal,), [envelope], after)
+        self.record(tx, entry, (refusal,), [envelope], after, whoever_owns=self.is_planned(entry))
+
+    def _mark_cancelled(self, tx: Tx, entry: Entry, after: After) -> Entry:
+        """Refuse the entry, unless it is begun, or the orchestrator's: then whoever is asked once more hears of it.
+
+        Its owner may be another instance, which goes on with what it has at hand, as if this had come a little later.
+        """
+        copy = entry.copy()
+        copy.envelope = replace(entry.envelope, cancelled=True)
+        handler = self.handlers.get(entry.handler)
+        # An `async` handler may be at it just now. Before it is called the next time, it is found to be cancelled.
+        may_be_under_way = handler is not None and handler.is_async and bool(entry.envelope.body)
+        try:
+            if self.is_late(copy) and (not may_be_under_way or self.is_planned(copy)):
+                self.refuse(tx, copy, self.why_late(copy), after)
+            elif tx.inbox.save(copy):
+                after.cancelled.append(copy)
+        except Lost:
+            return entry
+        return copy
+
+    # -- waiting -------------------------------------------------------------------------------------------------------
+
+    def _wait(self, tx: Tx, entry: Entry, after: After) -> None:
+        """Begin to wait, or look whether the waiting is over, for something has been heard."""
+        known = tx.inbox.find(entry.key)
+        if known is not None and known.state is not EntryState.DUE:
+            return
+        if not self._decide(tx, known or entry, after) and known is None:
+            tx.inbox.add(entry)
+            after.start.append(entry)
+
+    def _decide(self, tx: Tx, entry: Entry, after: After, *, is_over: bool = False) -> bool:
+        """Decide once whether what is waited for has come or is given up; False: it goes on, or was decided before.
+
+        This is the one place at which it is decided, so what is known here now counts, whatever is on its way.
+
+        Args:
+            is_over: the time is up, whatever the clock says.
+        """
+        saga = entry.envelope.saga
+        assert saga is not None
+        rule = self.reactor.rule_of(saga)
+        assert rule.watch is not None
+        known = tx.known.of(saga.name, saga.id)
+        end = ends(rule, known)
+        event: Event | None = None
+        if end is Ends.ACCEPTED:
+            event = StepAccepted(service=rule.service, step=rule.watch.of.name)
+        elif end is not Ends.ANSWERED:
+            why = self._why_abandoned(rule, entry, known, end, is_over=is_over)
+            if why is None:
+                return False
+            event = StepAbandoned(service=rule.service, step=rule.watch.of.name, reason=why)
+        outcome = () if event is None else (event,)
+        answers = self.envelopes_for(outcome, entry)
+        done = entry.copy()
+        done.state, done.answer, done.changed_at = EntryState.DONE, answers[0] if answers else None, self.clock.now()
+        done.error = ""
+        if not (tx.inbox.save(done) or tx.inbox.settle(done)):
+            return False
+        after.decided.append(done)
+        self._tell(tx, outcome, answers, after, publishes=True)
+        return True
+
+    def _why_abandoned(
+        self, rule: Rule, entry: Entry, known: Mapping[Literal, Envelope], end: Ends | None, *, is_over: bool
+    ) -> str | None:
+        """The reason; None as long as there is none."""
+        assert rule.watch is not None
+        if end is Ends.REFUSED:
+            assert isinstance(rule.watch.of, Wait)
+            assert rule.watch.of.refused_by is not None
+            return f"refused by {name_of(rule.watch.of.refused_by)}"
+        if IS_CANCELLED in known:
+            return "cancelled"
+        if end is Ends.HOPELESS:
+            return end.value
+        if entry.due_at >= NEVER or not (is_over or self.clock.now() >= entry.due_at):
+            return None
+        is_of_saga = entry.envelope.saga_expires is not None and entry.due_at >= entry.envelope.saga_expires
+        return SAGA_DEADLINE_PASSED if is_of_saga else "time is up"
+
+    # -- late ----------------------------------------------------------------------------------------------------------
 
     def service_of(self, entry: Entry) -> str:
         handler = self.handlers.get(entry.handler)
         return (handler and handler.message.__contract__.service) or self.place
 
     def why_late(self, entry: Entry) -> str:
-        return "cancelled" if entry.envelope.cancelled else "deadline passed"
+        if entry.envelope.cancelled:
+            return "cancelled"
+        expires = entry.envelope.expires
+        return (
+            SAGA_DEADLINE_PASSED
+            if expires is not None and expires == entry.envelope.saga_expires
+            else "deadline passed"
+        )
 
     def is_late(self, entry: Entry) -> bool:
         """Whether the deadline passed, or the saga was cancelled, and the command was certainly not begun."""
@@ -375,7 +511,7 @@ class Performer:
         has_passed = expires is not None and self.clock.now() > expires
         if not (has_passed or entry.envelope.cancelled) or not entry.envelope.may_refuse:
             return False
-        if not entry.envelope.body:
+        if not entry.envelope.body or self.is_planned(entry):
             return True
         # An error without an attempt is a handler's `NotYet`. And what was asked for elsewhere may be done there.
         is_begun = entry.attempts or (entry.error and self.handlers[entry.handler].is_async) or not self.publishes
@@ -394,6 +530,14 @@ class Performer:
         handler = self.handlers.get(entry.handler)
         if handler is not None and handler.is_async and entry.envelope.body:
             entry.attempts = max(entry.attempts, 1)
+
+
+def _waiting(place: str) -> Handler:
+    return Handler(place, "wait", _never_called, AwaitOutcome, {}, False, AwaitOutcome.__contract__.answers)
+
+
+def _never_called(command: AwaitOutcome) -> Event:
+    raise AssertionError("nothing is done here but waited")
 
 
 class _Refused(Exception):

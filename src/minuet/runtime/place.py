@@ -21,7 +21,8 @@ from minuet.core.messages import Event, Query, SagaCancelled, View, name_of
 from minuet.ports import Act, Clock, Delivery, Entry, EntryState, Store, Tx
 from minuet.runtime.gather import Gatherer
 from minuet.runtime.participant import Participant
-from minuet.runtime.performer import DEPTH_MAX, After, Lost
+from minuet.runtime.performer import AWAITS, DEPTH_MAX, After, Lost
+from minuet.runtime.reactor import NEVER
 from minuet.runtime.timers import Timers
 from minuet.runtime.waiters import Waiters, not_yet
 
@@ -259,10 +260,12 @@ class Place:
             self._waiters.failed(entry, max(0.0, entry.due_at - now))
             self.touched(entry)
         for entry in after.start:
+            if entry.due_at >= NEVER:
+                continue  # somebody will say something, or nobody ever does
             if entry.due_at > now:
                 # No longer than was meant when it was written down: the clock may have been put back since.
                 delay_s = min(entry.due_at - now, max(1.0, entry.due_at - entry.changed_at))
-                weight = _size_of(entry)
+                weight = None if self.participant.is_planned(entry) else _size_of(entry)
                 self._timers.after(delay_s, entry.key, lambda entry=entry: self.begin(entry), weight=weight)  # type: ignore[misc]
             else:
                 self.begin(entry)
@@ -326,6 +329,8 @@ class Place:
             entry.envelope = replace(entry.envelope, cancelled=True)
         try:
             self.participant.check_handled(entry)
+            if _was_planned(entry):
+                entry = await self._claim(entry)
             if not entry.envelope.body:
                 if self.participant.is_late(entry):
                     return await self._in_transaction(entry, self._refuse_late)
@@ -352,6 +357,24 @@ class Place:
         return await self._in_transaction(
             entry, lambda tx, entry, after: self.participant.fail(tx, entry, problem, after)
         )
+
+    async def _claim(self, entry: Entry) -> Entry:
+        """Its time has come. Until now anybody could refuse it, whoever owns it; from here on only its owner does.
+
+        Raises:
+            Lost: somebody has.
+        """
+
+        def claim(tx: Tx) -> Entry:
+            found = tx.inbox.find(entry.key)
+            if found is None or found.state is not EntryState.DUE:
+                raise Lost(entry.key)
+            found.due_at, found.known = 0.0, entry.known
+            if not tx.inbox.save(found):
+                raise Lost(entry.key)
+            return found
+
+        return await self.store.transact(claim)
 
     async def _in_transaction(self, entry: Entry, work: Callable[[Tx, Entry, After], object]) -> After:
         def run(tx: Tx) -> After:
@@ -460,6 +483,11 @@ class Place:
 def _size_of(entry: Entry) -> int:
     """In bytes: its body's, or, while it is not built, that of what it is built from."""
     return len(entry.envelope.body) or sum(len(one.body) for one in (entry.known or {}).values())
+
+
+def _was_planned(entry: Entry) -> bool:
+    """Whether it was written down for later, and is begun now for the first time."""
+    return entry.due_at > entry.changed_at and not entry.attempts and not entry.error and entry.handler != AWAITS
 
 
 def _answer(entry: Entry) -> Envelope:

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import quote
 
 from minuet.app import App, ReadModel
 from minuet.codec import Codec, remember
-from minuet.core.compile import BEGUN, UNDO_SUFFIX, Rule
+from minuet.core.compile import BEGUN, Kind, Rule, refused, succeeded
 from minuet.core.coordinator import infer, literal_of, newly_due
 from minuet.core.envelope import Envelope, SagaRef
 from minuet.core.errors import MessageError
 from minuet.core.formula import Literal, Outcome
-from minuet.core.messages import Command, Event, Message, Query, SagaCancelled, StepRefused, name_of
+from minuet.core.messages import Command, Event, Message, Query, SagaCancelled, StepRefused, channel_for, name_of
 from minuet.core.projection import Coordination, project
 from minuet.core.saga import BEGIN, CANCELLED, Saga
 from minuet.ports import Clock, Entry, Subscription, Tx
@@ -30,13 +30,22 @@ IS_CANCELLED = Literal(CANCELLED, Outcome.SUCCEEDED)
 """Known of a saga that somebody has cancelled. No rule looks at it: it is for those who begin what is due."""
 
 
+NEVER = 253_402_300_799.0
+"""When a wait is over that has no end: the last second of the year 9999."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """What a message makes known, and of which saga."""
+    """What a message makes known, and of which saga.
+
+    Attributes:
+        is_awaited: an event from outside. It does not know under which definition the saga runs that waits for it.
+    """
 
     saga: Saga
     ref: SagaRef
     literal: Literal
+    is_awaited: bool = False
 
 
 def commands_channel(service: str) -> str:
@@ -90,8 +99,11 @@ class Reactor:
 
     def _index(self, saga: Saga) -> dict[Literal, tuple[Rule, ...]]:
         mine = saga.rules.every if self.place == ORCHESTRATOR else project(saga.rules, self.place)
-        literals = {literal for rule in mine for literal in rule.needs}
-        return {literal: tuple(rule for rule in mine if literal in rule.needs) for literal in literals}
+        literals = {literal for rule in mine for literal in rule.needs | rule.heeds}
+        return {
+            literal: tuple(rule for rule in mine if literal in rule.needs or literal in rule.heeds)
+            for literal in literals
+        }
 
     # -- what a message means here -------------------------------------------------------------------------------------
 
@@ -109,9 +121,10 @@ class Reactor:
                 if envelope.saga.coordination is self.acts_in:
                     definition = self._definition(envelope.saga)
                     yield from self._fact(definition, envelope.saga, literal_of(envelope.saga.step, type(event)))
-            elif envelope.saga is None and envelope.source not in self.app.services:
+            elif envelope.saga is None and envelope.source not in self.app.services and not _waits_for(saga, event):
                 # What our own services publish outside of a saga was asked for by somebody who coordinates it himself.
                 yield from self._inferred(saga, envelope, event)
+        yield from self._awaited(envelope, event)
 
     def _beginning(self, saga: Saga, ref: SagaRef | None, envelope: Envelope, event: Event) -> Iterator[Fact]:
         if ref is None:
@@ -134,6 +147,38 @@ class Reactor:
             raise MessageError(f"{envelope.type} says neither {saga.key} nor ce-sagaid, so its {saga.name} is unknown")
         ref = SagaRef(saga.name, str(saga_id), saga.fingerprint, self.coordination_of(saga.name), literal.step)
         yield from self._fact(saga, ref, literal)
+
+    def _awaited(self, envelope: Envelope, event: Event) -> Iterator[Fact]:
+        """What it says to the sagas that wait for it, whoever has published it."""
+        found: set[tuple[str, Literal]] = set()
+        for saga in self.app.sagas:
+            if envelope.saga is not None and envelope.saga.name == saga.name:
+                continue
+            for literal in _waits_for(saga, event):
+                if literal not in self._rules[saga.fingerprint] or (saga.name, literal) in found:
+                    continue
+                found.add((saga.name, literal))
+                saga_id = getattr(event, saga.key, None) or envelope.key
+                if not saga_id:
+                    raise MessageError(
+                        f"{envelope.type} says neither {saga.key} nor ce-partitionkey, so nobody knows which "
+                        f"{saga.name} waits for it"
+                    )
+                how = self.coordination_of(saga.name)
+                yield Fact(saga, SagaRef(saga.name, str(saga_id), saga.fingerprint, how, literal.step), literal, True)
+
+    def of_whom(self, fact: Fact, known: Mapping[Literal, Envelope]) -> Fact | None:
+        """The awaited fact under the definition and coordination of its saga. None: it is nothing to this place.
+
+        While nothing else is known of the saga here, nothing can be due: then it is kept if the saga will act here.
+        """
+        for envelope in known.values():
+            for ref in (envelope.saga, *envelope.begins):
+                if ref is not None and (ref.name, ref.id) == (fact.ref.name, fact.ref.id):
+                    saga = self.app.saga(ref.name, ref.definition)
+                    is_here = saga is not None and ref.coordination is self.acts_in
+                    return replace(fact, saga=saga, ref=ref) if saga is not None and is_here else None
+        return fact if fact.ref.coordination is self.acts_in else None
 
     def _fact(self, saga: Saga, ref: SagaRef, literal: Literal) -> Iterator[Fact]:
         if ref.coordination is self.acts_in and literal in self._rules[saga.fingerprint]:
@@ -173,15 +218,29 @@ class Reactor:
         """Remember what the event makes known; the commands that became due by it, not yet in the inbox."""
         due: list[Entry] = []
         for fact in self.facts(envelope, event):
+            if fact.is_awaited:
+                found = self.of_whom(fact, tx.known.of(fact.ref.name, fact.ref.id))
+                if found is None:
+                    continue
+                fact = found
             known = tx.known.learn(fact.ref.name, fact.ref.id, fact.literal, envelope)
             if known is not None:
                 due += self.made_due(tx, fact, known, envelope)
         return due
 
     def made_due(self, tx: Tx, fact: Fact, known: Mapping[Literal, Envelope], envelope: Envelope) -> list[Entry]:
-        """What became due by a fact that is new."""
+        """What became due by a fact that is new; and what was due and heeds it, once more."""
         rules = self._rules[fact.saga.fingerprint].get(fact.literal, ())
         return [self.entry_for(rule, fact, known, envelope) for rule in newly_due(rules, known, fact.literal)]
+
+    def entries_for_cancelled(self, tx: Tx, saga: str, saga_id: str, envelope: Envelope) -> list[Entry]:
+        """What is due because a saga was cancelled, besides what is in the inbox."""
+        return []
+
+    @staticmethod
+    def awaited_by(saga: Saga) -> frozenset[Literal]:
+        """What comes from outside of the saga while it runs, or before it begins."""
+        return frozenset(outcome(wait) for wait in saga.waits for outcome in (succeeded, refused))
 
     def entry_for(self, rule: Rule, fact: Fact, known: Mapping[Literal, Envelope], cause: Envelope) -> Entry:
         """The inbox entry for a rule's command, built already unless it has a query to ask first.
@@ -200,17 +259,45 @@ class Reactor:
                 key = (self.place != ORCHESTRATOR and business_key(command)) or key
             except Exception as error:
                 log.warning("%s: cannot build %s yet: %r", self.place, key, error)
-        envelope = self.envelope_of(rule, ref, cause, at=now, body=body, is_cancelled=IS_CANCELLED in known)
+        is_cancelled = IS_CANCELLED in known or Literal(rule.id, Outcome.ABANDONED) in known
+        until = self.saga_expires(fact.saga, known, cause)
+        envelope = self.envelope_of(rule, ref, cause, at=now, body=body, is_cancelled=is_cancelled, saga_expires=until)
         if body and command is not None:
             remember(envelope, command)
         # A copy: what the store has at hand may get what is rolled back later.
         kept = None if body else dict(known)
-        return Entry(key=key, handler=envelope.type, envelope=envelope, changed_at=now, known=kept)
+        due_at = now + rule.delay.total_seconds() if rule.delay else 0.0
+        if rule.watch is not None:
+            due_at = min(now + rule.watch.within.total_seconds() if rule.watch.within else NEVER, until or NEVER)
+        return Entry(key=key, handler=envelope.type, envelope=envelope, due_at=due_at, changed_at=now, known=kept)
+
+    def saga_expires(self, saga: Saga, known: Mapping[Literal, Envelope], cause: Envelope) -> float | None:
+        """Until when the saga may still refuse anything; None if it has no deadline."""
+        if saga.deadline is None:
+            return None
+        begun = known.get(BEGUN)
+        if begun is not None:
+            return begun.time + saga.deadline.total_seconds()
+        # Who does not hear how it began has it from those who do.
+        found = (one.saga_expires for one in (cause, *known.values()) if one.saga_expires is not None)
+        return next(found, None)
 
     def envelope_of(
-        self, rule: Rule, ref: SagaRef, cause: Envelope, *, at: float, body: bytes, is_cancelled: bool
+        self,
+        rule: Rule,
+        ref: SagaRef,
+        cause: Envelope,
+        *,
+        at: float,
+        body: bytes,
+        is_cancelled: bool,
+        saga_expires: float | None = None,
     ) -> Envelope:
         """The envelope of a rule's command. ``ref`` names the rule; ``at`` is when it became due."""
+        begins = at + rule.delay.total_seconds() if rule.delay else at
+        ends = [begins + rule.deadline.total_seconds()] if rule.deadline else []
+        if rule.may_refuse and saga_expires is not None and rule.watch is None:
+            ends.append(saga_expires)
         return Envelope(
             id=step_key(ref),
             type=name_of(rule.command),
@@ -223,7 +310,8 @@ class Reactor:
             correlation=cause.correlation or cause.id,
             causation=cause.id,
             traceparent=cause.traceparent,
-            expires=at + rule.deadline.total_seconds() if rule.deadline else None,
+            expires=min(ends, default=None),
+            saga_expires=saga_expires,
             may_refuse=rule.may_refuse,
             cancelled=rule.may_refuse and is_cancelled,
             hops=cause.hops,
@@ -258,8 +346,10 @@ class Reactor:
 
         for saga in self.app.sagas:
             for literal in self._rules[saga.fingerprint]:
+                is_awaited = literal in self.awaited_by(saga)
                 for channel, event in self._heard(saga, literal):
-                    want(channel, event, self.acts_in)
+                    # What comes from outside may be an answer in a saga of another kind.
+                    want(channel, event, None if is_awaited else self.acts_in)
             for rule in saga.rules.every:
                 for channel, message in self._asked_and_answered(rule):
                     want(channel, message, Coordination.ORCHESTRATION)
@@ -275,7 +365,7 @@ class Reactor:
 
     def _asked_and_answered(self, rule: Rule) -> Iterator[tuple[str, type[Message]]]:
         """What goes to and fro where the orchestrator asks by messages."""
-        if rule.service not in self.commanded:
+        if rule.service not in self.commanded or rule.kind is Kind.WATCH:
             return
         if self.place == rule.service:
             yield commands_channel(rule.service), rule.command
@@ -286,9 +376,14 @@ class Reactor:
 
     def _heard(self, saga: Saga, literal: Literal) -> Iterator[tuple[str, type[Event]]]:
         # The answers to one's own commands are learnt when they are recorded, not heard over a transport.
-        rule_id = literal.step + UNDO_SUFFIX if literal.outcome is Outcome.UNDONE else literal.step
-        performer = next((rule.service for rule in saga.rules.every if rule.id == rule_id), None)
-        if literal != BEGUN and self.place in (performer, ORCHESTRATOR):
+        performer = saga.rules.teller(literal)
+        if performer and self.place in (performer, ORCHESTRATOR):
             return
         for event in saga.rules.events[literal]:
-            yield event.__contract__.channel if event.__name__ != "StepRefused" else f"{performer}.refused", event
+            yield channel_for(event, performer), event
+
+
+def _waits_for(saga: Saga, event: Event) -> list[Literal]:
+    """What the event says to the waits of the saga."""
+    found = [succeeded(wait) for wait in saga.waits if isinstance(event, wait.event)]
+    return found + [refused(wait) for wait in saga.waits if wait.refused_by and isinstance(event, wait.refused_by)]

@@ -75,6 +75,7 @@ def full_envelope() -> Envelope:
         causation="cause",
         traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
         expires=1_700_000_060.5,
+        saga_expires=1_700_000_090.25,
         may_refuse=False,
         hops=7,
     )
@@ -370,7 +371,7 @@ class StoreContract:
             envelope=full_envelope(),
             digest="d",
             attempts=3,
-            due_at=12.5,
+            due_at=253_402_300_799.0,  # as late as anything waits
             waits_for="GetOrder/o-1",
             answer=full_envelope(),
             error="out of \u00e9",

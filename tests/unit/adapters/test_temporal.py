@@ -207,6 +207,9 @@ class Troubled:
     async def refuse(self, refusing: Any) -> Told:
         raise NotImplementedError
 
+    async def decide(self, deciding: Any) -> Told:
+        raise NotImplementedError
+
     async def park(self, stuck: Any) -> None:
         raise NotImplementedError
 

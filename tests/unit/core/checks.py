@@ -42,6 +42,8 @@ def what_was_done(case: Case, rules: Rules, happened: Run) -> Iterator[str]:
         (Outcome.SUCCEEDED, wanted.succeeded),
         (Outcome.REFUSED, wanted.refused),
         (Outcome.UNDONE, wanted.undone),
+        (Outcome.ACCEPTED, wanted.accepted),
+        (Outcome.ABANDONED, wanted.abandoned),
     ):
         if outcome is not Outcome.UNDONE and happened.names(outcome) != names:
             yield f"{outcome}: {sorted(happened.names(outcome))} instead of {sorted(names)}"
@@ -73,14 +75,20 @@ def order_of_steps(case: Case, rules: Rules, happened: Run) -> Iterator[str]:
     names = [draft.name for draft in case.drafts]
     for (a, b), relation in relations(case.shape).items():
         begun = at.get(("due", names[b]), -1)
-        if relation == "before" and begun >= 0 and at.get(("done", names[a]), len(at)) > begun:
-            yield f"{names[b]} began before {names[a]} was done"
+        if relation != "before" or begun < 0:
+            continue
+        for done in (names[a], case.drafts[a].watch or names[a]):
+            if at.get(("done", done), len(at)) > begun:
+                yield f"{names[b]} began before {done} was done"
     for name in names:
         if ("due", name + UNDO_SUFFIX) in at and at.get(("done", name), len(at)) > at["due", name + UNDO_SUFFIX]:
             yield f"{name} was to be undone before it was done"
+    # What was abandoned may go on after the end, and who waits may hear late that there is nothing left to wait for.
+    late = {COMPLETED, COMPENSATED} | {draft.watch for draft in case.drafts}
+    late |= {rule_id for name in case.abandoning for rule_id in (name, name + UNDO_SUFFIX)}
     for end in (COMPLETED, COMPENSATED):
         if ("due", end) in at and any(
-            at["due", end] < position for (_, rule_id), position in at.items() if rule_id != end
+            at["due", end] < position for (_, rule_id), position in at.items() if rule_id not in late
         ):
             yield f"{end} before everything was done"
 
@@ -91,6 +99,6 @@ def order_of_undos(case: Case, rules: Rules, happened: Run) -> Iterator[str]:
     names = [draft.name for draft in case.drafts]
     for (a, b), relation in relations(case.shape).items():
         earlier, later = names[a] + UNDO_SUFFIX, names[b] + UNDO_SUFFIX
-        both = ("due", earlier) in at and ("done", later) in at
+        both = ("due", earlier) in at and ("done", later) in at and names[b] not in case.abandoning
         if relation == "before" and both and at["done", later] > at["due", earlier]:
             yield f"undo of {names[a]} began before {names[b]}, which builds on it, was undone"

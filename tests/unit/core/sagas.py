@@ -19,13 +19,22 @@ from hypothesis import strategies as st
 from pydantic import create_model
 
 from minuet.core.compile import BEGUN, Kind, Rule, Rules
-from minuet.core.coordinator import due, literal_of, newly_due
+from minuet.core.coordinator import Ends, due, ends, literal_of, newly_due
 from minuet.core.formula import Literal as Known
 from minuet.core.formula import Outcome
-from minuet.core.messages import Command, Event, Refusal, StepRefused, refusals, successes
+from minuet.core.messages import (
+    Command,
+    Event,
+    Refusal,
+    StepAbandoned,
+    StepAccepted,
+    StepRefused,
+    refusals,
+    successes,
+)
 from minuet.core.projection import Coordination, heard, project, services
 from minuet.core.recipe import Builder
-from minuet.core.saga import Action, Node, Nothing, Saga, Step, parallel, sequence, step
+from minuet.core.saga import Action, Node, Nothing, Saga, Step, Wait, parallel, sequence, step, wait_for
 
 Choose = Callable[[int], int]
 """Picks a number from 0 up to, but not including, its argument. 0 is the plainest choice: Hypothesis shrinks to it."""
@@ -121,25 +130,48 @@ class Draft:
     refusable: bool
     by_deadline: bool
     source: Literal["origin", "latest", "function"]
+    within: bool = False
+    waits: bool = False
+
+    @property
+    def may_fail(self) -> bool:
+        return self.refusable or self.within or self.waits
+
+    @property
+    def watch(self) -> str:
+        """The rule of the one place that waits for it; empty if nobody does."""
+        return self.name if self.waits else f"{self.name}/within" if self.within else ""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A saga, and what its participants are going to decide."""
+    """A saga, and what its participants, and those who wait, are going to decide.
+
+    Attributes:
+        abandoning: what is waited for too long.
+        silent: of the waits among it, those for which no event ever comes.
+    """
 
     saga: Saga
     shape: Group
     drafts: tuple[Draft, ...]
     refusing: frozenset[str]
+    abandoning: frozenset[str] = frozenset()
+    silent: frozenset[str] = frozenset()
 
     def __repr__(self) -> str:
-        return f"{in_words(self.shape, self.drafts)}; refusing: {', '.join(sorted(self.refusing)) or 'nobody'}"
+        return (
+            f"{in_words(self.shape, self.drafts)}; refusing: {', '.join(sorted(self.refusing)) or 'nobody'}; "
+            f"abandoned: {', '.join(sorted(self.abandoning)) or 'nothing'}"
+        )
 
 
 def in_words(shape: Shape, drafts: tuple[Draft, ...]) -> str:
     if isinstance(shape, Leaf):
         draft = drafts[shape.index]
-        refusable = "?" if draft.refusable else ""
+        if draft.waits:
+            return f"wait {draft.name}"
+        refusable = ("?" if draft.refusable else "") + (" within" if draft.within else "")
         return f"{draft.name}{refusable}@{draft.service}/{draft.undo}@{draft.undo_service}({draft.source})"
     inside = ", ".join(in_words(part, drafts) for part in shape.parts)
     return f"[{inside}]" if shape.kind == "sequence" else f"parallel({inside})"
@@ -179,7 +211,7 @@ def may_refuse(index: int, drafts: tuple[Draft, ...], related: dict[tuple[int, i
     if must_not_refuse(index, drafts, related):
         return False
     ahead = (other for other in range(len(drafts)) if other == index or related[other, index] != "before")
-    return any(drafts[other].refusable for other in ahead)
+    return any(drafts[other].may_fail for other in ahead)
 
 
 def choose_shape(choose: Choose) -> Group:
@@ -256,18 +288,21 @@ def build_saga(choose: Choose, shape: Group, drafts: tuple[Draft, ...]) -> Saga:
         if isinstance(part, Group):
             return (sequence if part.kind == "sequence" else parallel)(*map(node, part.parts))
         draft = drafts[part.index]
+        if draft.waits:
+            return wait_for(event(f"Heard{draft.number}"), name=draft.name)
         known = [other for other in range(len(drafts)) if related.get((other, part.index)) == "before"]
         declared = draft.refusable and not draft.by_deadline
         answers = (*dones(draft), event(f"No{draft.number}", Refusal)) if declared else dones(draft)
         deadline = timedelta(minutes=1) if draft.refusable and draft.by_deadline else None
         do = action(lambda source: command(f"Do{draft.number}", draft.service, answers, source), draft, known)
-        return step(do, name=draft.name, undo=undo(draft, known), deadline=deadline)
+        within = timedelta(minutes=1) if draft.within else None
+        return step(do, name=draft.name, undo=undo(draft, known), deadline=deadline, within=within)
 
     def index_of(draft: Draft) -> int:
         return drafts.index(draft)
 
     whole = node(shape)
-    assert not isinstance(whole, Step)
+    assert not isinstance(whole, Step | Wait)
     ended = command("End", SERVICES[choose(len(SERVICES))], (event("Ended"),), "latest")
     completed = (None, ended, build_from(ended, (Begun,)))[choose(3)]
     compensated = (None, ended, build_from_refusal(ended))[choose(3)]
@@ -277,21 +312,49 @@ def build_saga(choose: Choose, shape: Group, drafts: tuple[Draft, ...]) -> Saga:
 
 
 def dones(draft: Draft) -> tuple[type[Event], ...]:
-    """The events of a step's success; some commands have two."""
+    """The events of a step's success; some commands have two. Of a wait, what it waits for."""
+    if draft.waits:
+        return (event(f"Heard{draft.number}"),)
     alternatives = (event(f"AlsoDone{draft.number}"),) if draft.number % 3 == 2 else ()
     return (event(f"Done{draft.number}"), *alternatives)
 
 
-def choose_case(choose: Choose) -> Case:
-    """A saga that minuet must accept, and decisions that its participants are entitled to."""
+def choose_case(choose: Choose, *, waits: bool = False) -> Case:
+    """A saga that minuet must accept, and decisions that its participants are entitled to.
+
+    Args:
+        waits: some of its steps are waited for only so long, and some of its parts wait for an event from outside.
+    """
     shape = choose_shape(choose)
     drafts = choose_drafts(choose, shape)
     related = relations(shape)
     for index, draft in enumerate(drafts):
         draft.refusable = draft.refusable and not must_not_refuse(index, drafts, related)
+    if waits:
+        choose_waits(choose, drafts, related)
     saga = build_saga(choose, shape, drafts)
-    entitled = [draft.name for index, draft in enumerate(drafts) if may_refuse(index, drafts, related)]
-    return Case(saga, shape, drafts, frozenset(name for name in entitled if choose(4) == 3))
+    entitled = [
+        draft.name for index, draft in enumerate(drafts) if may_refuse(index, drafts, related) and not draft.waits
+    ]
+    refusing = frozenset(name for name in entitled if choose(4) == 3)
+    watched = [draft for draft in drafts if draft.watch and draft.name not in refusing]
+    abandoning = [draft for draft in watched if choose(3) == 2]
+    silent = frozenset(draft.name for draft in abandoning if draft.waits and choose(2))
+    return Case(saga, shape, drafts, refusing, frozenset(draft.name for draft in abandoning), silent)
+
+
+def choose_waits(choose: Choose, drafts: tuple[Draft, ...], related: dict[tuple[int, int], Relation]) -> None:
+    numbers: set[int] = set()
+    for index, draft in enumerate(drafts):
+        if must_not_refuse(index, drafts, related):
+            continue
+        kind = choose(4)
+        # No two waits for one event, and at least one step.
+        if kind == 3 and draft.number not in numbers and index > 0:
+            draft.waits, draft.undo, draft.refusable = True, "nothing", False
+            numbers.add(draft.number)
+        elif kind == 2 and draft.undo != "none":
+            draft.within = True
 
 
 def two_refusals_at_once() -> Case:
@@ -308,7 +371,7 @@ def two_refusals_at_once() -> Case:
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    return choose_case(chooser(draw))
+    return choose_case(chooser(draw), waits=True)
 
 
 @st.composite
@@ -328,21 +391,30 @@ class Expected:
     succeeded: frozenset[str]
     refused: frozenset[str]
     undone: frozenset[str]
+    accepted: frozenset[str]
+    abandoned: frozenset[str]
 
     @property
     def complete(self) -> bool:
-        return not self.refused
+        return not self.refused | self.abandoned
 
 
 def expected(case: Case) -> Expected:
     succeeded: set[str] = set()
     refused: set[str] = set()
+    accepted: set[str] = set()
+    abandoned: set[str] = set()
 
     def completes(shape: Shape) -> bool:
         if isinstance(shape, Leaf):
-            name = case.drafts[shape.index].name
-            (refused if name in case.refusing else succeeded).add(name)
-            return name not in case.refusing
+            draft = case.drafts[shape.index]
+            if not draft.waits:
+                (refused if draft.name in case.refusing else succeeded).add(draft.name)
+            if draft.name in case.refusing:
+                return False
+            if draft.watch:
+                (abandoned if draft.name in case.abandoning else accepted).add(draft.name)
+            return draft.name not in case.abandoning
         if shape.kind == "sequence":
             return all(map(completes, shape.parts))  # stops at the first that does not
         branches = [completes(part) for part in shape.parts]  # a branch goes on whatever its siblings do
@@ -351,7 +423,11 @@ def expected(case: Case) -> Expected:
     complete = completes(case.shape)
     undoable = {draft.name for draft in case.drafts if draft.undo == "command"}
     return Expected(
-        frozenset(succeeded), frozenset(refused), frozenset() if complete else frozenset(succeeded & undoable)
+        frozenset(succeeded),
+        frozenset(refused),
+        frozenset() if complete else frozenset(succeeded & undoable),
+        frozenset(accepted),
+        frozenset(abandoned),
     )
 
 
@@ -409,6 +485,9 @@ def run(rules: Rules, case: Case, coordination: Coordination, choose: Choose) ->
     def publish(rule_id: str, event: Event) -> None:
         literal = literal_of(rule_id, type(event))
         happened.outcomes[rule_id] = literal
+        tell(literal, event)
+
+    def tell(literal: Known, event: Event) -> None:
         happened.published[literal] = event
         for site in sites:
             if site.hears is None or type(event) in site.hears:
@@ -420,9 +499,25 @@ def run(rules: Rules, case: Case, coordination: Coordination, choose: Choose) ->
             if rule.id not in site.due:
                 happened.journal.append(("due", rule.id))
             site.due.add(rule.id)
-            under_way.append(partial(perform, rule, rule.recipe.build(site.known, {})))
+            if rule.kind is Kind.WATCH:
+                under_way.append(partial(decide, site, rule))
+            else:
+                under_way.append(partial(perform, rule, rule.recipe.build(site.known, {})))
         if site.due != {rule.id for rule in due(site.rules, site.known)}:
             happened.problems.append(f"newly_due lost a rule when {literal} was learnt")
+
+    def decide(site: Site, rule: Rule) -> None:
+        """What the one place that waits decides, as the case says; whenever it may."""
+        assert rule.watch is not None
+        name = rule.watch.of.name
+        if rule.id in happened.outcomes:
+            return
+        if name in case.abandoning:
+            happened.journal.append(("done", rule.id))
+            publish(rule.id, StepAbandoned(service=rule.service, step=name, reason="time is up"))
+        elif ends(rule, site.known) is Ends.ACCEPTED:
+            happened.journal.append(("done", rule.id))
+            publish(rule.id, StepAccepted(service=rule.service, step=name))
 
     def perform(rule: Rule, sent: Command) -> None:
         if happened.commands.setdefault(rule.id, sent) != sent:
@@ -442,6 +537,10 @@ def run(rules: Rules, case: Case, coordination: Coordination, choose: Choose) ->
         return happy[int(content, 16) % len(happy)](latest=content)  # type: ignore[call-arg]
 
     publish(BEGUN.step, Begun(thing_id="t-1", origin="somewhere", latest="begun"))
+    for draft in case.drafts:
+        if draft.waits and draft.name not in case.silent:
+            heard_event = event(f"Heard{draft.number}")(latest=f"heard by {draft.name}")  # type: ignore[call-arg]
+            tell(Known(draft.name, Outcome.SUCCEEDED), heard_event)
     while under_way:
         under_way.pop(choose(len(under_way)))()
     return happened

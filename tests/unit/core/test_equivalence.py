@@ -124,6 +124,20 @@ def test_the_generated_sagas_are_worth_running() -> None:
     assert sum(case.saga.rules.rule("compensated") is not None for case in made) > 40
 
 
+def test_the_generated_sagas_wait_for_much() -> None:
+    """Guards the guard: steps and waits are accepted and abandoned, beside each other and beside refusals."""
+    made = [choose_case(seeded(seed), waits=True) for seed in range(400)]
+    found = [expected(case) for case in made]
+    kinds = [{(draft.waits, draft.name in case.abandoning) for draft in case.drafts if draft.watch} for case in made]
+    for kind in ((True, True), (True, False), (False, True), (False, False)):
+        assert sum(kind in one for one in kinds) > 60, kind
+    assert sum(len(one.abandoned) >= 2 for one in found) > 20
+    assert sum(bool(one.abandoned) and bool(one.refused) for one in found) > 20
+    assert sum(bool(one.abandoned & one.undone) for one in found) > 40
+    assert sum(one.complete and bool(one.accepted) for one in found) > 40
+    assert sum(bool(case.silent) for case in made) > 40
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Formulas.
 

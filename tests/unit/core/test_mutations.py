@@ -13,16 +13,20 @@ from minuet.core.compile import (
     Compiler,
     Kind,
     Rule,
+    abandoned,
+    accepted,
     compile_saga,
     complete,
+    is_watched,
     refused,
     refused_anywhere,
     sources_of,
     succeeded,
+    undone,
 )
 from minuet.core.formula import FALSE, Formula, all_of, any_of, literals
 from minuet.core.recipe import Source
-from minuet.core.saga import COMPENSATED, Action, Node, ParallelOf, SequenceOf, Step
+from minuet.core.saga import COMPENSATED, Action, Leaf, Node, ParallelOf, SequenceOf, Step, Wait, steps_of
 from tests.unit.core.checks import violations
 from tests.unit.core.sagas import Case, choose_case, seeded, two_refusals_at_once
 
@@ -31,7 +35,7 @@ SEEDS = range(250)
 
 @cache
 def case_of(seed: int) -> Case:
-    return two_refusals_at_once() if seed % 10 == 0 else choose_case(seeded(seed))
+    return two_refusals_at_once() if seed % 10 == 0 else choose_case(seeded(seed), waits=seed % 2 == 1)
 
 
 def found(compiler: type[Compiler]) -> Iterator[str]:
@@ -177,7 +181,62 @@ class NamesWhicheverRefusalIsHeardFirst(Compiler):
             self.rules[-1] = with_formula(self.rules[-1], all_of(formula, known))
 
 
+class UndoesNothingThatWasAbandoned(UndoFormula):
+    """What succeeds after nobody waits for it any more would remain."""
+
+    def to_undo(self, step: Step, abort: Formula) -> Formula:
+        return all_of(succeeded(step), abort)
+
+
+class IsNotCleanWhenAbandoned(Compiler):
+    def step(self, step: Step, start: Formula, abort: Formula, before: tuple[Source, ...]) -> Formula:
+        clean = super().step(step, start, abort, before)
+        if not is_watched(step):
+            return clean
+        return any_of(refused(step), undone(step) if step.undo_command else all_of(accepted(step), abort))
+
+    def wait(self, wait: Wait, start: Formula, abort: Formula) -> Formula:
+        super().wait(wait, start, abort)
+        return all_of(accepted(wait), abort)
+
+
+class IsCleanWithoutWhatWasAccepted(Compiler):
+    """A wait between two steps would stop the undoing."""
+
+    def wait(self, wait: Wait, start: Formula, abort: Formula) -> Formula:
+        super().wait(wait, start, abort)
+        return abandoned(wait)
+
+
+class ParallelIgnoresThatSiblingsWereAbandoned(Compiler):
+    def parallel(self, node: ParallelOf, start: Formula, abort: Formula, before: tuple[Source, ...]) -> Formula:
+        clean = []
+        for branch in node.branches:
+            others = (step for other in node.branches if other is not branch for step in steps_of(other))
+            clean.append(self.node(branch, start, any_of(abort, *map(refused, others)), before))
+        return all_of(*clean)
+
+
+class GoesOnBeforeItIsAccepted(Sequence):
+    def begins(self, earlier: tuple[Node, ...], start: Formula) -> Formula:
+        if earlier and isinstance(earlier[-1], Step):
+            return succeeded(earlier[-1])
+        return super().begins(earlier, start)
+
+
+class NobodyWaits(Compiler):
+    def watch(self, leaf: Leaf, start: Formula) -> None:
+        if isinstance(leaf, Wait):
+            super().watch(leaf, start)
+
+
 MUTANTS = [
+    UndoesNothingThatWasAbandoned,
+    IsNotCleanWhenAbandoned,
+    IsCleanWithoutWhatWasAccepted,
+    ParallelIgnoresThatSiblingsWereAbandoned,
+    GoesOnBeforeItIsAccepted,
+    NobodyWaits,
     ForgetsTheUndoOfTheFirstStep,
     SequenceIgnoresWhatAbortsIt,
     UndoesOnSuccessOrAbort,

@@ -16,7 +16,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from minuet.adapters.temporal.definitions import UnknownDefinition
-from minuet.adapters.temporal.values import Due, Name, Problem, Refusing, Stuck, Told
+from minuet.adapters.temporal.values import Deciding, Due, Name, Problem, Refusing, Stuck, Told
 from minuet.codec import explain
 from minuet.core.errors import Conflict, DefinitionError, MessageError, NotYet, Rejected
 
@@ -48,6 +48,9 @@ class Asking(Protocol):
     async def refuse(self, refusing: Refusing) -> Told:
         """The refusal, told to everybody who wants to hear it."""
 
+    async def decide(self, deciding: Deciding) -> Told:
+        """The decision of a watch, told to everybody who wants to hear it."""
+
     async def park(self, stuck: Stuck) -> None:
         """Let operators know. Doing it again does nothing."""
 
@@ -63,7 +66,7 @@ class Activities:
 
     @property
     def every(self) -> Sequence[Callable[..., Any]]:
-        return [self.build, self.ask, self.refuse, self.park, self.unpark]
+        return [self.build, self.ask, self.refuse, self.decide, self.park, self.unpark]
 
     @activity.defn(name=Name.BUILD)
     async def build(self, due: Due) -> str:
@@ -104,6 +107,10 @@ class Activities:
     @activity.defn(name=Name.REFUSE)
     async def refuse(self, refusing: Refusing) -> Told:
         return await self._asking.refuse(refusing)
+
+    @activity.defn(name=Name.DECIDE)
+    async def decide(self, deciding: Deciding) -> Told:
+        return await self._asking.decide(deciding)
 
     @activity.defn(name=Name.PARK)
     async def park(self, stuck: Stuck) -> None:

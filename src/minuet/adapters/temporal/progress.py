@@ -5,11 +5,15 @@ It is all that the workflow decides. The rest of the workflow asks for what is d
 
 from __future__ import annotations
 
+import json
+from datetime import datetime
+
 from minuet.adapters.temporal.values import Told
-from minuet.core.compile import Kind, Rule, Rules
-from minuet.core.coordinator import Status, newly_due, status
+from minuet.core.compile import BEGUN, Kind, Rule, Rules
+from minuet.core.coordinator import Ends, Status, ends, newly_due, status
 from minuet.core.formula import Literal, Outcome
 from minuet.core.messages import name_of
+from minuet.core.saga import CANCELLED
 
 
 class Progress:
@@ -38,7 +42,33 @@ class Progress:
     def is_answered(self, rule: Rule) -> bool:
         if rule.answered in self.known:
             return True
+        if rule.watch is not None:
+            name = rule.watch.of.name
+            return Literal(name, Outcome.ABANDONED) in self.known or ends(rule, self.known) is Ends.ANSWERED
         return rule.kind is Kind.DO and Literal(rule.id, Outcome.REFUSED) in self.known
+
+    @property
+    def is_cancelled(self) -> bool:
+        return Literal(CANCELLED, Outcome.SUCCEEDED) in self.known
+
+    def is_unwanted(self, rule: Rule) -> bool:
+        """Whether its participant is to refuse it, if it has not begun it."""
+        return rule.may_refuse and (self.is_cancelled or Literal(rule.id, Outcome.ABANDONED) in self.known)
+
+    @property
+    def expires(self) -> float | None:
+        """Until when anything may still be refused, in seconds since 1970; None if the saga has no deadline."""
+        begun = self.known.get(BEGUN)
+        if self.rules.deadline is None or begun is None:
+            return None
+        began_at = datetime.fromisoformat(json.loads(begun.attributes)["time"]).timestamp()
+        return began_at + self.rules.deadline.total_seconds()
+
+    def ends_at(self, rule: Rule, at: float) -> float | None:
+        """When a watch that began at that time ends by itself, in seconds since 1970; None: never."""
+        assert rule.watch is not None
+        own = None if rule.watch.within is None else at + rule.watch.within.total_seconds()
+        return min((one for one in (own, self.expires) if one is not None), default=None)
 
     @property
     def waiting(self) -> list[Rule]:
@@ -68,8 +98,14 @@ class Progress:
                     "step": rule.id,
                     "service": rule.service,
                     "command": name_of(rule.command),
-                    "why": f"needs operator: {troubles[rule.id]}" if rule.id in troubles else "is asked",
+                    "why": _why(rule, troubles),
                 }
                 for rule in self.waiting
             ],
         }
+
+
+def _why(rule: Rule, troubles: dict[str, str]) -> str:
+    if rule.id in troubles:
+        return f"needs operator: {troubles[rule.id]}"
+    return "is waited for" if rule.watch is not None else "is asked"

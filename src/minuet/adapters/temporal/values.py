@@ -43,6 +43,7 @@ class Due:
         cause: the attributes of the message that made it due.
         known: what it is built from.
         body: the command itself, once it is built.
+        saga_expires: until when the saga may still refuse anything, in seconds since 1970; None if it has no deadline.
     """
 
     begun: Begun
@@ -51,6 +52,15 @@ class Due:
     cause: str
     known: list[Told] = field(default_factory=list)
     body: str = ""
+    saga_expires: float | None = None
+
+
+@dataclass(frozen=True)
+class Deciding:
+    """What a watch has decided: accepted, or abandoned for a reason."""
+
+    due: Due
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,7 @@ class Name(StrEnum):
     BUILD = "minuet.build"
     ASK = "minuet.ask"
     REFUSE = "minuet.refuse"
+    DECIDE = "minuet.decide"
     PARK = "minuet.park"
     UNPARK = "minuet.unpark"
     HEAR = "hear"

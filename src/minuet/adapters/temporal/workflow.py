@@ -21,9 +21,11 @@ from temporalio.exceptions import ActivityError, ApplicationError
 with workflow.unsafe.imports_passed_through():
     from minuet.adapters.temporal.definitions import rules_of
     from minuet.adapters.temporal.progress import Progress
-    from minuet.adapters.temporal.values import Begun, Due, Name, Problem, Refusing, Stuck, Told
+    from minuet.adapters.temporal.values import Begun, Deciding, Due, Name, Problem, Refusing, Stuck, Told
     from minuet.core.compile import Rule
+    from minuet.core.coordinator import Ends, ends
     from minuet.core.retry import RetryPolicy as StepRetry
+    from minuet.core.saga import Wait
 
 # The longest that a participant is waited for is 20 s here and 30 s over HTTP.
 ATTEMPT_S_MAX = 90.0
@@ -65,7 +67,9 @@ class SagaWorkflow:
                 told = self.heard.popleft()
                 for rule in progress.learn(told):
                     due = Due(begun, rule.id, workflow.time(), told.attributes, progress.needed_by(rule))
-                    self.asking[rule.id] = asyncio.create_task(self._ask(progress, rule, due))
+                    due = replace(due, saga_expires=progress.expires)
+                    does = self._wait if rule.watch is not None else self._ask
+                    self.asking[rule.id] = asyncio.create_task(does(progress, rule, due))
         return progress.status.value
 
     def _has_news(self) -> bool:
@@ -94,6 +98,11 @@ class SagaWorkflow:
 
     async def _ask(self, progress: Progress, rule: Rule, due: Due) -> None:
         """Until it is answered, whatever happens."""
+        if rule.delay is not None:
+            with contextlib.suppress(TimeoutError):  # then its time has come
+                await workflow.wait_condition(
+                    lambda: progress.is_unwanted(rule) or progress.is_answered(rule), timeout=rule.delay
+                )
         failures = 0
         while not progress.is_answered(rule):
             try:
@@ -121,6 +130,33 @@ class SagaWorkflow:
             else:
                 await self._operator(progress, rule, due, why)
                 failures = 0
+
+    # -- waiting -------------------------------------------------------------------------------------------------------
+
+    async def _wait(self, progress: Progress, rule: Rule, due: Due) -> None:
+        """Until what is waited for has come, or is given up. It is decided here, in the order of this history."""
+        ends_at = progress.ends_at(rule, due.at)
+        left_s = None if ends_at is None else max(0.0, ends_at - workflow.time())
+        is_over = False
+        try:
+            await workflow.wait_condition(
+                lambda: ends(rule, progress.known) is not None or progress.is_cancelled, timeout=left_s
+            )
+        except TimeoutError:
+            is_over = True
+        end = ends(rule, progress.known)
+        if end is Ends.ANSWERED:
+            return
+        reason = "" if end is Ends.ACCEPTED else _why_abandoned(progress, rule, end, ends_at, is_over=is_over)
+        told: Told = await workflow.execute_activity(
+            Name.DECIDE,
+            Deciding(due, reason),
+            result_type=Told,
+            start_to_close_timeout=timedelta(seconds=ATTEMPT_S_MAX),
+            retry_policy=FOR_EVER,
+            summary=due.rule,
+        )
+        self.heard.append(told)
 
     async def _does(self, name: Name, due: Due, progress: Progress, rule: Rule, result: type[Any]) -> Any:
         """What the activity returns.
@@ -180,6 +216,21 @@ class SagaWorkflow:
 
 class _AnsweredElsewhere(Exception):
     """The answer came as a message."""
+
+
+def _why_abandoned(progress: Progress, rule: Rule, end: Ends | None, ends_at: float | None, *, is_over: bool) -> str:
+    """As the embedded engine says it."""
+    assert rule.watch is not None
+    if end is Ends.REFUSED:
+        assert isinstance(rule.watch.of, Wait)
+        assert rule.watch.of.refused_by is not None
+        return f"refused by {rule.watch.of.refused_by.__name__}"
+    if progress.is_cancelled:
+        return "cancelled"
+    if end is Ends.HOPELESS:
+        return end.value
+    assert is_over
+    return "the saga's deadline passed" if ends_at == progress.expires else "time is up"
 
 
 def _problem_of(error: ActivityError) -> tuple[Problem, str]:

@@ -11,8 +11,6 @@ from typing import Any
 
 from minuet.app import App
 from minuet.bootstrap import everything
-from minuet.codec import attributes_of
-from minuet.core.envelope import Envelope
 from minuet.core.errors import Conflict, MessageError, NotYet, Rejected
 from minuet.core.messages import Command, Event, Message, Refusal, name_of
 from minuet.testing.scenario.happened import Happened
@@ -21,7 +19,6 @@ from minuet.testing.scenario.players import Players
 from minuet.testing.scenario.vocabulary import Vocabulary, WrongSentence
 from minuet.testing.scenario.witness import Witness
 from minuet.testing.simulation import Faults, Simulation, SimulationFailed, World
-from minuet.testing.simulation.machine import EPOCH
 from minuet.testing.simulation.trace import Moment
 
 PATIENCE_S = 2 * 3600.0
@@ -99,6 +96,7 @@ class _Stage:
         story, happened = self.story, self.happened
         lasts_s = sum(turn.after_s for turn in story.turns)
         lasts_s += sum(one.seconds for one in story.behaviours if isinstance(one, IsDown | Takes))
+        lasts_s += max((saga.rules.waits_s for saga in story.app.sagas), default=0.0)
         simulation = Simulation(
             self.players.app(story.app, story.words),
             seed=story.seed,
@@ -166,7 +164,7 @@ class _Stage:
     async def _have(self, world: World) -> None:
         for message in self.story.having:
             if isinstance(message, Event):
-                _tell(world, message)
+                world.tell(message)
                 continue
             assert isinstance(message, Command)
             try:
@@ -193,7 +191,7 @@ class _Stage:
     async def _send(self, message: Message) -> None:
         world = self.world
         if isinstance(message, Event):
-            _tell(world, message)
+            world.tell(message)
             return
         assert isinstance(message, Command)
         lasts_s = ANSWERS_WITHIN_S + max(0.0, self._down_until - world.now)
@@ -237,18 +235,3 @@ def _made(maker: Maker, world: World) -> Any:
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     wants_world = any(one.default is inspect.Parameter.empty and one.kind in positional for one in parameters)
     return maker(world) if wants_world else maker()
-
-
-def _tell(world: World, event: Event) -> None:
-    """Publish the event as somebody would who knows nothing of minuet."""
-    channel, now = event.__contract__.channel, EPOCH + world.now
-    envelope = Envelope(
-        id=world.ids.new(),
-        type=name_of(event),
-        source="outside",
-        time=now,
-        body=world.codec.encode(event, time=now),
-        version=event.__contract__.version,
-    )
-    wanted = [group for group in world.broker.groups.values() if group.subscription.wants(channel, envelope)]
-    world.broker.keep(channel, attributes_of(envelope), envelope.body, "", wanted)

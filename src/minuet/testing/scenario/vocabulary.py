@@ -55,7 +55,7 @@ class Vocabulary:
             rule.command: saga
             for saga in self.app.sagas
             for rule in saga.rules.every
-            if rule.service not in self.app.services
+            if rule.service not in self.app.services and rule.watch is None
         }
 
     # -- mistakes ------------------------------------------------------------------------------------------------------

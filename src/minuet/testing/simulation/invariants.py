@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from minuet.app import App
-from minuet.core.compile import UNDO_SUFFIX, neighbours
+from minuet.core.compile import UNDO_SUFFIX, WITHIN_SUFFIX, neighbours
 from minuet.core.envelope import Envelope, SagaRef
-from minuet.core.messages import Refusal, StepRefused, name_of
-from minuet.core.saga import COMPENSATED, COMPLETED, Saga, Step
+from minuet.core.messages import AwaitOutcome, Refusal, StepAbandoned, StepRefused, name_of
+from minuet.core.saga import COMPENSATED, COMPLETED, Leaf, Saga, Step, Wait
 from minuet.ports import Entry, EntryState, Outgoing
 from minuet.runtime.performer import REACTION
 from minuet.testing.simulation.database import Commit, Database
@@ -22,7 +22,7 @@ DECIDED_ONCE = "each step of a saga is decided once, and stays as it was decided
 ENTRY_STAYS = "what an inbox says is done stays as it is"
 FINAL_STAYS = "a final state never changes"
 EFFECTS_AGREE = "a final state says what was done"
-STEPS_IN_ORDER = "a step begins when all steps before it succeeded"
+STEPS_IN_ORDER = "a step begins when all steps before it succeeded, and those that are waited for were accepted"
 UNDOS_IN_ORDER = "a step is undone when everything that was built on it is undone"
 UNDONE_FOR_A_REASON = "only what succeeded is undone, and only after a refusal"
 FENCED = "whoever lost an entry to somebody else writes nothing to it"
@@ -76,9 +76,24 @@ class SagaRecord:
     def undone(self, step: str) -> bool:
         return step + UNDO_SUFFIX in self.decisions
 
-    def remains(self, step: Step) -> bool:
+    def completed(self, leaf: Leaf) -> bool:
+        """Whether what comes after it may begin."""
+        if isinstance(leaf, Step) and not self.succeeded(leaf.name):
+            return False
+        return (isinstance(leaf, Step) and leaf.within is None) or self.succeeded(_watch_of(leaf))
+
+    def abandoned(self, leaf: Leaf) -> bool:
+        return self.refused(_watch_of(leaf))
+
+    def remains(self, leaf: Leaf) -> bool:
         """Whether something that could be undone is done."""
-        return step.undo_command is not None and self.succeeded(step.name) and not self.undone(step.name)
+        if isinstance(leaf, Wait):
+            return False
+        return leaf.undo_command is not None and self.succeeded(leaf.name) and not self.undone(leaf.name)
+
+
+def _watch_of(leaf: Leaf) -> str:
+    return leaf.name + WITHIN_SUFFIX if isinstance(leaf, Step) else leaf.name
 
 
 Broken = tuple[str, str]
@@ -94,7 +109,7 @@ class Promises:
         every = [saga for app in apps for saga in app.sagas]
         self._definitions = {(saga.name, saga.fingerprint): saga for saga in every}
         self.sagas: dict[tuple[str, str], SagaRecord] = {}
-        self._refusals = {name_of(StepRefused)} | {
+        self._refusals = {name_of(StepRefused), name_of(StepAbandoned)} | {
             name_of(answer)
             for saga in every
             for rule in saga.rules.every
@@ -124,7 +139,7 @@ class Promises:
                 yield ENTRY_STAYS, f"{what} was {_in_words(before)} and is now {_in_words(now)}"
         elif before is not None and before.state is EntryState.DUE and before.owner not in (None, commit.instance):
             assert before.owner is not None
-            if not database.is_gone(before.owner):
+            if not database.is_gone(before.owner) and not _is_anybodys(before, now):
                 yield FENCED, f"{what} belongs to {before.owner}, who lives, and {commit.instance} has written it"
         if now.state is EntryState.PARKED and not now.error:
             yield PARKED_WITH_REASON, f"{what} is parked without a word"
@@ -142,15 +157,17 @@ class Promises:
         if now.state is EntryState.DONE and now.answer is not None:
             if before is None or before.state is not EntryState.DONE:
                 yield from self._decided(commit, definition, saga, rule, name, now.answer)
+        elif now.state is EntryState.DONE:
+            saga.began.discard(rule)  # it waited, and there was nothing left to decide
         elif rule not in saga.decisions:
             saga.began.add(rule)
 
     def _begins(self, definition: Saga, saga: SagaRecord, rule: str, name: str) -> Iterator[Broken]:
         around = self._neighbours[definition.fingerprint]
-        if saga.end is not None and rule != saga.end:
+        if saga.end is not None and rule != saga.end and not _is_of_abandoned(definition, saga, rule):
             yield FINAL_STAYS, f"{name} is {saga.end}, and {rule} begins"
         if rule in around:
-            missing = [one.name for one in around[rule].before if not saga.succeeded(one.name)]
+            missing = [one.name for one in around[rule].before if not saga.completed(one)]
             if missing:
                 yield STEPS_IN_ORDER, f"{name}: {rule} begins, though {', '.join(missing)} has not succeeded"
         elif rule.endswith(UNDO_SUFFIX):
@@ -159,7 +176,7 @@ class Promises:
                 yield UNDONE_FOR_A_REASON, f"{name}: {step} is to be undone and has not succeeded"
             if not any(one.is_refusal for one in saga.decisions.values()):
                 yield UNDONE_FOR_A_REASON, f"{name}: {step} is to be undone, and nobody has refused"
-            left = [one.name for one in around[step].after if saga.remains(one)]
+            left = [one.name for one in around[step].after if saga.remains(one) and not saga.abandoned(one)]
             if left:
                 yield UNDOS_IN_ORDER, f"{name}: {step} is to be undone, but {', '.join(left)} is not yet"
 
@@ -186,13 +203,18 @@ class Promises:
             yield FINAL_STAYS, f"{name} was {other} and is now {end}"
         yield from self._effects(definition, saga, end, name)
 
-    def _effects(self, definition: Saga, saga: SagaRecord, end: str, name: str) -> Iterator[Broken]:
-        for step in definition.steps:
-            if step.name in saga.began or step.name + UNDO_SUFFIX in saga.began:
+    def _effects(
+        self, definition: Saga, saga: SagaRecord, end: str, name: str, *, is_over: bool = False
+    ) -> Iterator[Broken]:
+        for step in definition.leaves:
+            # What was abandoned may come to its end later than the saga.
+            may_be_open = saga.abandoned(step) and not is_over
+            is_open = step.name in saga.began or step.name + UNDO_SUFFIX in saga.began
+            if is_open and not may_be_open:
                 yield EFFECTS_AGREE, f"{name} is {end}, and {step.name} is still under way"
-            elif end == COMPLETED and (not saga.succeeded(step.name) or saga.undone(step.name)):
+            elif end == COMPLETED and (not saga.completed(step) or saga.undone(step.name)):
                 yield EFFECTS_AGREE, f"{name} is completed, and {step.name} is not done"
-            elif end == COMPENSATED and saga.remains(step):
+            elif end == COMPENSATED and saga.remains(step) and not may_be_open:
                 yield EFFECTS_AGREE, f"{name} is compensated, and {step.name} is not undone"
 
     def _saga(self, ref: SagaRef) -> SagaRecord:
@@ -240,7 +262,7 @@ class Promises:
             decided = ", ".join(f"{rule} {one.kind}" for rule, one in saga.decisions.items()) or "nothing"
             yield ALL_END, f"{name} has not ended; decided is {decided}"
             return
-        yield from self._effects(definition, saga, end, name)
+        yield from self._effects(definition, saga, end, name, is_over=True)
         for later in (COMPLETED, COMPENSATED):
             if later in saga.decisions and later != end:
                 yield FINAL_STAYS, f"{name} is {end} and {later}"
@@ -256,12 +278,26 @@ class Promises:
             return saga.end
         if saga.began:
             return None
-        if all(saga.succeeded(step.name) for step in definition.steps):
+        if all(map(saga.completed, definition.leaves)):
             return COMPLETED if definition.completed is None else None
-        if any(saga.refused(step.name) for step in definition.steps):
+        if any(saga.refused(leaf.name) or saga.abandoned(leaf) for leaf in definition.leaves):
             left = any(map(saga.remains, definition.steps))
             return COMPENSATED if definition.compensated is None and not left else None
         return None
+
+
+def _is_anybodys(before: Entry, now: Entry) -> bool:
+    """Whether another instance may decide it: all it does is wait, or its time has not come and it is refused."""
+    if now.state is not EntryState.DONE:
+        return False
+    is_planned = not before.attempts and not before.error and before.due_at > now.changed_at
+    is_refused = now.answer is not None and now.answer.type == name_of(StepRefused)
+    return before.handler == name_of(AwaitOutcome) or (is_planned and is_refused)
+
+
+def _is_of_abandoned(definition: Saga, saga: SagaRecord, rule: str) -> bool:
+    name = rule.partition("/")[0]
+    return any(leaf.name == name and saga.abandoned(leaf) for leaf in definition.leaves)
 
 
 def _said(answer: Envelope | None) -> tuple[str, bytes] | None:

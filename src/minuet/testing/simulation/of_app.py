@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from minuet.app import App, Handler, IdempotencyKey, NewId, Now
 from minuet.core.errors import ConfigurationError, MinuetError
-from minuet.core.messages import Command, name_of
+from minuet.core.messages import Command, Event, name_of
 from minuet.core.saga import Saga
 from minuet.testing.simulation.faults import Faults
 from minuet.testing.simulation.report import NEEDS_OPERATOR, SimulationFailed
@@ -20,6 +20,9 @@ from minuet.testing.simulation.simulation import Simulation
 from minuet.testing.simulation.world import World
 
 WITHIN_S = 15.0
+SAID_WITHIN_S = 10.0
+ENDS_S = 600.0
+"""What waits longer is always told something: virtual days take their time, too."""
 TRIED_S = 60.0
 SHOWN = 200
 OWN_SIMULATION = (
@@ -38,6 +41,7 @@ def simulation_of(app: App, *, orders: int = 10, **settings: Any) -> Simulation:
         ConfigurationError: a command has no example, or handlers need something that is not there; says what to do.
     """
     beginning = [_beginning(app, saga) for saga in app.current_sagas.values()]
+    awaited = [_awaited(saga) for saga in app.current_sagas.values()]
     if not beginning:
         raise ConfigurationError(f"app {app.name} has no saga, so nobody knows what to send; {OWN_SIMULATION}")
     _check_provided(app)
@@ -53,9 +57,40 @@ def simulation_of(app: App, *, orders: int = 10, **settings: Any) -> Simulation:
         if orders > 1:
             await world.sleep(world.random.uniform(0.0, WITHIN_S))
         times = world.random.choice((1, 1, 1, 2)) if orders > 1 else 1
-        await asyncio.gather(*(world.send(command) for _ in range(times)))
+        answers = await asyncio.gather(*(world.send(command) for _ in range(times)))
+        await asyncio.gather(*(outside(world, *one, answers[0]) for one in awaited[number % len(beginning)]))
+
+    async def outside(world: World, saga: Saga, yes: _Example, no: _Example | None, ends: bool, begun: Event) -> None:
+        """Say what the saga waits for, mostly; if the waiting ends by itself, sometimes nothing."""
+        if type(begun) is not saga.begins_with:
+            return
+        others = ([no] if no else []) + ([None] if ends else [])
+        said = world.random.choice((yes, yes, yes, *others))
+        await world.sleep(world.random.uniform(0.0, SAID_WITHIN_S))
+        if said is not None:
+            world.tell(said.about(getattr(begun, saga.key)))
 
     return simulation
+
+
+Awaited = tuple[Saga, "_Example", "_Example | None", bool]
+
+
+def _awaited(saga: Saga) -> list[Awaited]:
+    """What each of its waits is told: yes and no; and whether it ends if nobody says anything."""
+
+    def example(event: type[Event]) -> _Example:
+        return _Example(event, saga, f"event {name_of(event)} is waited for by saga {saga.name} and has no example")
+
+    return [
+        (
+            saga,
+            example(wait.event),
+            example(wait.refused_by) if wait.refused_by else None,
+            saga.rules.waits_s <= ENDS_S and (wait.within is not None or saga.deadline is not None),
+        )
+        for wait in saga.waits
+    ]
 
 
 def try_out(simulation: Simulation) -> None:
@@ -140,7 +175,7 @@ def _beginning(app: App, saga: Saga) -> Sequence[_Example]:
     found, problems = [], []
     for command in commands:
         try:
-            example = _Example(command, saga)
+            example = _Example(command, saga, f"command {name_of(command)} begins a saga and has no example")
             example.fresh(1)
         except ConfigurationError as problem:
             problems.append(problem)
@@ -152,14 +187,19 @@ def _beginning(app: App, saga: Saga) -> Sequence[_Example]:
 
 
 class _Example:
-    """A command's examples, and how to make one for a business of its own.
+    """The examples of a command, or of an event, and how to make one for a business of its own.
+
+    Args:
+        problem: what is said if there is none.
 
     Raises:
         ConfigurationError: it has none.
     """
 
-    def __init__(self, command: type[Command], saga: Saga) -> None:
+    def __init__(self, command: type[Command | Event], saga: Saga, problem: str) -> None:
         self._command = command
+        self._problem = problem
+        self._key = saga.key
         keys = command.__contract__.key or ((saga.key,) if saga.key in command.model_fields else ())
         self._keys = [name for name in keys if name in command.model_fields]
         self._examples = list(self._all())
@@ -177,12 +217,28 @@ class _Example:
             if made:
                 found[name] = made[0]
             elif alias in schema.get("required", ()) and name not in self._keys:
+                kind = "command" if issubclass(self._command, Command) else "event"
                 raise ConfigurationError(
-                    f"command {name_of(self._command)} begins a saga and has no example: nobody knows what its field "
-                    f"{name} looks like; write {name}: Annotated[..., Field(examples=[...])], or give the whole "
-                    'command some with model_config = ConfigDict(json_schema_extra={"examples": [{...}]})'
+                    f"{self._problem}: nobody knows what its field {name} looks like; write {name}: Annotated[..., "
+                    f"Field(examples=[...])], or give the whole {kind} "
+                    'some with model_config = ConfigDict(json_schema_extra={"examples": [{...}]})'
                 )
         yield found
+
+    def about(self, saga_id: Any) -> Event:
+        """The event's example, about this business.
+
+        Raises:
+            ConfigurationError: it does not keep its own rules.
+        """
+        try:
+            made = self._command.model_validate({**self._examples[0], self._key: saga_id})
+        except ValidationError as error:
+            raise ConfigurationError(
+                f"the example of {name_of(self._command)} breaks its own rules: {error.errors()[0]['msg']}"
+            ) from error
+        assert isinstance(made, Event)
+        return made
 
     def fresh(self, number: int) -> Command:
         """The example, in a business with this number.
@@ -210,6 +266,7 @@ class _Example:
                 f"command {name_of(self._command)}: no other {' or '.join(self._keys)} could be made from its example; "
                 f"{OWN_SIMULATION}"
             )
+        assert isinstance(made, Command)
         return made
 
     def _fits(self, name: str, value: Any, values: Mapping[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from minuet.app import App
-from minuet.codec import Codec, remember
+from minuet.codec import Codec, attributes_of, remember
 from minuet.core.envelope import Envelope
 from minuet.core.errors import NotYet
 from minuet.core.messages import Command, Event, Query, View, name_of
@@ -185,6 +185,25 @@ class World:
                 event = self.codec.decode(answer)
                 assert isinstance(event, Event)
                 return event
+
+    def tell(self, event: Event, *, key: str = "") -> None:
+        """Publish an event as somebody outside would who knows nothing of minuet.
+
+        Args:
+            key: the partition key, if he gives one.
+        """
+        channel, now = event.__contract__.channel, EPOCH + self.now
+        envelope = Envelope(
+            id=self.ids.new(),
+            type=name_of(event),
+            source="outside",
+            time=now,
+            body=self.codec.encode(event, time=now),
+            version=event.__contract__.version,
+            key=key,
+        )
+        wanted = [group for group in self.broker.groups.values() if group.subscription.wants(channel, envelope)]
+        self.broker.keep(channel, attributes_of(envelope), envelope.body, key, wanted)
 
     def _name_of_sending(self, command: Command) -> str:
         """By what it is about, and not by when it comes: that changes when others are left out."""
