@@ -6,6 +6,7 @@ that is written for its sake: in choreography it sees as much as in orchestratio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -17,9 +18,10 @@ from minuet.core.envelope import Envelope, SagaRef
 from minuet.core.errors import MessageError, NotFound
 from minuet.core.formula import Literal
 from minuet.core.messages import Event, name_of
+from minuet.core.operating import Scope
 from minuet.core.projection import Coordination
 from minuet.core.saga import COMPENSATED, COMPLETED, Saga
-from minuet.ports import Act, Entry, EntryState, ParkedMessage, Store, Tx
+from minuet.ports import Act, Entry, EntryState, Instruction, ParkedMessage, Store, Tx
 
 NEEDS_OPERATOR = "needs operator"
 
@@ -67,6 +69,25 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PausedView:
+    """What an operator has paused: one saga (with its id), all of a type, or a service.
+
+    Attributes:
+        at: in seconds since 1970.
+        places: who has heard of it, and not yet that it goes on.
+    """
+
+    what: str
+    saga: str
+    saga_id: str
+    service: str
+    at: float
+    who: str
+    why: str
+    places: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SagaView:
     """A saga, as far as anybody knows."""
 
@@ -77,6 +98,7 @@ class SagaView:
     definition: str
     began_at: float
     waiting: tuple[Waiting, ...]
+    paused: tuple[PausedView, ...] = ()
     attempts: tuple[Attempt, ...] = ()
     messages: tuple[Told, ...] = ()
 
@@ -131,6 +153,7 @@ class Observer:
         Args:
             only: those with this status, a `Status` or `NEEDS_OPERATOR`; looked for until there are enough.
         """
+        paused = await self.paused()
         views: dict[tuple[str, str], SagaView] = {}
         pages: dict[str, int | None] = dict.fromkeys(self.stores)
         while pages and sum(only is None or one.status == only for one in views.values()) < limit:
@@ -139,7 +162,7 @@ class Observer:
                 for _, name, saga_id in recent:
                     # What another app has left in the same data is not ours to tell of.
                     if (name, saga_id) not in views and self.app.saga(name) is not None:
-                        views[name, saga_id] = await self._view(name, saga_id)
+                        views[name, saga_id] = await self._view(name, saga_id, paused)
                 if len(recent) < limit:
                     del pages[place]
                 else:
@@ -159,7 +182,7 @@ class Observer:
         for candidate in [name] if name else list(self.app.current_sagas):
             seen = await self._seen(candidate, saga_id)
             if seen.known or seen.entries:
-                return await self._view(candidate, saga_id, seen)
+                return await self._view(candidate, saga_id, await self.paused(), seen)
         raise NotFound(f"no service here has heard of a saga {saga_id!r}")
 
     async def beginning(self, name: str, saga_id: str) -> Event | None:
@@ -194,13 +217,17 @@ class Observer:
         found = await self.status(name, saga_id)
         return found if found and found.is_final else None
 
-    async def _view(self, name: str, saga_id: str, seen: _Seen | None = None) -> SagaView:
+    async def _view(self, name: str, saga_id: str, paused: Sequence[PausedView], seen: _Seen | None = None) -> SagaView:
         seen = seen or await self._seen(name, saga_id)
         saga = self._definition(name, seen)
         ref = next(self._refs(name, seen), None)
-        waiting = tuple(self._waiting(saga, seen))
         now = status(saga.rules, seen.known)
         times = [envelope.time for envelope in seen.known.values()]
+        mine = [one for one in paused if one.saga == name and one.saga_id in ("", saga_id)] if not now.is_final else []
+        waiting = tuple(self._waiting(saga, seen, [*mine, *(one for one in paused if one.service)]))
+        waited_for = {one.service for one in waiting}
+        if ref is not None and ref.coordination is Coordination.ORCHESTRATION and waiting:
+            waited_for.add("orchestrator")
         return SagaView(
             saga=name,
             id=saga_id,
@@ -209,6 +236,7 @@ class Observer:
             definition=saga.fingerprint,
             began_at=min(times, default=0.0),
             waiting=waiting,
+            paused=(*mine, *(one for one in paused if one.service in waited_for)),
             attempts=tuple(self._attempts(seen)),
             messages=tuple(self._told(seen)),
         )
@@ -267,19 +295,21 @@ class Observer:
         ]
         return sorted(made, key=lambda one: one.changed_at)
 
-    def _waiting(self, saga: Saga, seen: _Seen) -> list[Waiting]:
+    def _waiting(self, saga: Saga, seen: _Seen, paused: Sequence[PausedView]) -> list[Waiting]:
         answered = {
             entry.envelope.saga.step
             for _, entry in seen.entries
             if entry.state is EntryState.DONE and entry.envelope.saga
         }
         return [
-            Waiting(step=rule.id, service=rule.service, command=name_of(rule.command), why=self._why(rule, seen))
+            Waiting(
+                step=rule.id, service=rule.service, command=name_of(rule.command), why=self._why(rule, seen, paused)
+            )
             for rule in due(saga.rules.every, seen.known)
             if rule.id not in answered
         ]
 
-    def _why(self, rule: Rule, seen: _Seen) -> str:
+    def _why(self, rule: Rule, seen: _Seen, paused: Sequence[PausedView]) -> str:
         entries = [
             (place, entry)
             for place, entry in seen.entries
@@ -293,6 +323,9 @@ class Observer:
         place, entry = next((one for one in entries if one[0] == rule.service), entries[0])
         if entry.state is EntryState.PARKED:
             return f"{NEEDS_OPERATOR} at {place} after {entry.attempts} attempts: {entry.error}"
+        for one in paused:
+            if one.service in ("", place, rule.service):
+                return f"{one.what} was paused by {one.who}{f': {one.why}' if one.why else ''}"
         if entry.waits_for:
             return f"{place} waits for its read model to hear of {entry.waits_for}"
         if entry.attempts:
@@ -388,6 +421,30 @@ class Observer:
         own = parked_id.partition(":")[2]
         await self._store(view.service, parked_id).transact(lambda tx: tx.parked.remove(own) and note(tx, act))
         return view
+
+    # -- paused --------------------------------------------------------------------------------------------------------
+
+    async def paused(self) -> list[PausedView]:
+        """What operators have paused, the oldest first."""
+        found: dict[Scope, tuple[Instruction, list[str]]] = {}
+        for service, store in self.stores.items():
+            for one in await store.transact(lambda tx: tx.instructions.in_force(math.inf), reads_only=True):
+                last, places = found.setdefault(one.scope, (one, []))
+                found[one.scope] = (max(last, one, key=lambda each: each.at), [*places, service])
+        views = [
+            PausedView(
+                what=str(scope),
+                saga=scope.saga,
+                saga_id=scope.saga_id,
+                service=scope.service,
+                at=one.at,
+                who=one.who,
+                why=one.why,
+                places=tuple(places),
+            )
+            for scope, (one, places) in found.items()
+        ]
+        return sorted(views, key=lambda one: one.at)
 
     # -- audit ---------------------------------------------------------------------------------------------------------
 

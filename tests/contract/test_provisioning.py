@@ -326,7 +326,7 @@ def test_a_start_without_provisioning_says_what_to_do_first(
     run: Minuet, tmp_path: Path, database: str, stream: str, name: str
 ) -> None:
     settings_file(tmp_path, stores={"default": database}, channels={"*": stream}, provision=False)
-    lacks = r"minuet: schema people at .* lacks 0001_tables, 0002_audit; run `minuet store migrate`"
+    lacks = r"minuet: schema people at .* lacks 0001_tables, 0002_audit, 0003_instructions; run `minuet store migrate`"
     assert re.search(lacks, start(tmp_path))
     assert run("store", "migrate", tiny.APP).exit_code == 0
     said = start(tmp_path)

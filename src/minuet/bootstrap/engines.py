@@ -29,7 +29,7 @@ from minuet.ports import Entry, EntryState, Tx
 from minuet.runtime.gather import Gatherer
 from minuet.runtime.orchestrator import Orchestrator
 from minuet.runtime.performer import REACTION
-from minuet.runtime.place import Performed, Place
+from minuet.runtime.place import PAUSED_S, Performed, Place
 from minuet.runtime.reactor import IS_CANCELLED, ORCHESTRATOR, Fact, Reactor, step_key
 from minuet.runtime.worker import Worker
 from minuet.settings import Settings
@@ -139,6 +139,8 @@ class Asked:
 
     async def ask(self, due: Due) -> Told:
         entry = await self._entry(due)
+        if (scope := self._place.participant.paused_by(entry)) is not None:
+            raise NotYet(f"{scope} is paused", retry_after_s=PAUSED_S)
         answer = await self._orchestrator.perform(entry)
         told = self._told(entry, answer)
         await self._remember(entry, answer, told.literal)

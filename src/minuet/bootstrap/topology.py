@@ -19,7 +19,7 @@ from minuet.bootstrap.system import everything
 from minuet.bootstrap.transports import Place, Transports, channels_of, commanded_in, shown
 from minuet.bootstrap.wiring import Wiring, wired
 from minuet.core.errors import ConfigurationError
-from minuet.core.messages import Command, Event, SagaCancelled, StepRefused, name_of
+from minuet.core.messages import Command, Event, InstructionGiven, SagaCancelled, StepRefused, name_of
 from minuet.ports import Ids, Subscription
 from minuet.runtime.reactor import ORCHESTRATOR, commands_channel
 from minuet.settings import Settings
@@ -264,6 +264,7 @@ def _publishing(app: App, commanded: Collection[str]) -> dict[str, dict[str, lis
                 publishes(rule.service, event)
             publishes(rule.service, StepRefused, f"{rule.service}.refused")
             publishes(ORCHESTRATOR, SagaCancelled)
+            publishes(ORCHESTRATOR, InstructionGiven)
             if rule.service in commanded:
                 publishes(ORCHESTRATOR, rule.command, commands_channel(rule.service))
     return found

@@ -13,7 +13,7 @@ from minuet.app import App, Handler, IdempotencyKey, NewId, Now, Service
 from minuet.bootstrap import engines
 from minuet.bootstrap.parts import Adapters, Parts
 from minuet.bootstrap.stores import Stores
-from minuet.bootstrap.system import System, chosen, everything
+from minuet.bootstrap.system import System, chosen, everything, participants_of
 from minuet.bootstrap.transports import channels_of, commanded_in
 from minuet.core.errors import ConfigurationError, MessageError
 from minuet.core.messages import name_of
@@ -21,6 +21,7 @@ from minuet.core.projection import Coordination
 from minuet.ports import Transport
 from minuet.runtime.directory import Directory, Elsewhere
 from minuet.runtime.gather import Gatherer
+from minuet.runtime.limits import Limit
 from minuet.runtime.orchestrator import AsksByMessages, Orchestrator, asking_handlers
 from minuet.runtime.participant import Participant
 from minuet.runtime.performer import REACTION
@@ -59,6 +60,7 @@ class Wiring:
             (self.settings.coordination, sagas, "coordination", "sagas"),
             (self.settings.queries, queries, "queries", "queries"),
             (self.settings.stores, {"default", *everything(self.app)}, "stores", "services"),
+            (self.settings.limits, participants_of(self.app), "limits", "services"),
         ):
             for name in given:
                 if name not in there:
@@ -137,6 +139,7 @@ class Wiring:
             if name in self.system.stores:
                 place = self._place(name, reactors[name], asked if name == ORCHESTRATOR else everywhere)
                 self.system.places[name] = place
+                await place.look_for_instructions()  # before anything can be handed in
                 hears = list({id(one): one for one in map(self.transport_of, subscriptions[name].wanted)}.values())
                 relay = Relay(place.store, self.transport_of, self.system.ids)
                 worker = Worker(place, relay, hears, self.system.ids, grace_s=self.settings.grace_s)
@@ -271,7 +274,11 @@ class Wiring:
         kept = {model.query for model in models}
         gatherer = Gatherer(store, reactor, codec, directory, kept.__contains__)
         queries = dict(service.queries) if service else {}
-        place = Place(store, participant, gatherer, codec, clock, queries)
+        limits = {
+            service: Limit(in_flight=one.in_flight, rate_per_s=one.rate_per_s)
+            for service, one in self.settings.limits.items()
+        }
+        place = Place(store, participant, gatherer, codec, clock, queries, limits)
         if service is None:
             asks_by_messages = AsksByMessages(
                 store, self.system.ids, commanded_in(self.app, self.settings), self.settings.orchestration.ask_again_s
