@@ -7,7 +7,7 @@ that is written for its sake: in choreography it sees as much as in orchestratio
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from minuet.app import App
@@ -24,6 +24,7 @@ from minuet.core.saga import COMPENSATED, COMPLETED, Saga
 from minuet.ports import Act, Entry, EntryState, Instruction, ParkedMessage, Store, Tx
 
 NEEDS_OPERATOR = "needs operator"
+STATUSES = (*(one.value for one in Status), NEEDS_OPERATOR)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,28 +148,36 @@ class Observer:
 
     # -- sagas ---------------------------------------------------------------------------------------------------------
 
-    async def sagas(self, *, limit: int = 50, only: str | None = None) -> list[SagaView]:
+    async def sagas(
+        self, *, limit: int = 50, only: str | None = None, wanted: Callable[[SagaView], bool] = lambda view: True
+    ) -> list[SagaView]:
         """The sagas that were begun last, newest first.
 
         Args:
             only: those with this status, a `Status` or `NEEDS_OPERATOR`; looked for until there are enough.
+            wanted: and those of which this is true.
         """
+
+        def is_wanted(view: SagaView) -> bool:
+            return (only is None or view.status == only) and wanted(view)
+
         paused = await self.paused()
         views: dict[tuple[str, str], SagaView] = {}
         pages: dict[str, int | None] = dict.fromkeys(self.stores)
-        while pages and sum(only is None or one.status == only for one in views.values()) < limit:
+        found = 0
+        while pages and found < limit:
             for place, before in tuple(pages.items()):
                 recent = await self._recent(place, limit, before)
                 for _, name, saga_id in recent:
                     # What another app has left in the same data is not ours to tell of.
                     if (name, saga_id) not in views and self.app.saga(name) is not None:
-                        views[name, saga_id] = await self._view(name, saga_id, paused)
+                        view = views[name, saga_id] = await self._view(name, saga_id, paused)
+                        found += is_wanted(view)
                 if len(recent) < limit:
                     del pages[place]
                 else:
                     pages[place] = recent[-1][0]
-        wanted = (one for one in views.values() if only is None or one.status == only)
-        return sorted(wanted, key=lambda one: one.began_at, reverse=True)[:limit]
+        return sorted(filter(is_wanted, views.values()), key=lambda one: one.began_at, reverse=True)[:limit]
 
     async def _recent(self, place: str, limit: int, before: int | None) -> Sequence[tuple[int, str, str]]:
         return await self.stores[place].transact(lambda tx: tx.known.recent(limit, before), reads_only=True)

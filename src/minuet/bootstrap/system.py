@@ -9,6 +9,7 @@ from typing import Any
 
 from minuet.adapters.endpoints import Endpoints
 from minuet.app import App
+from minuet.bootstrap.operator import Operator
 from minuet.codec import Codec, remember
 from minuet.core.coordinator import Status, is_last
 from minuet.core.envelope import Envelope
@@ -30,6 +31,7 @@ class System:
 
     Attributes:
         observer: what sagas, messages and failures look like.
+        operator: what else an operator does, to many sagas, and to what is parked.
         url: where HTTP is served, once `serve` was called.
     """
 
@@ -47,6 +49,7 @@ class System:
         self.transports: dict[str, Transport] = {}
         self.deployment = LocalDeployment(self)
         self.observer = Observer(app, self.codec, self.stores)
+        self.operator = Operator(self)
         self._ending: dict[tuple[str, str], asyncio.Future[Status | None]] = {}
 
     async def send(self, command: Command, *, key: str = "", wait_s: float = 30.0) -> Event:

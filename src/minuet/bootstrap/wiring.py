@@ -15,7 +15,7 @@ from minuet.bootstrap.parts import Adapters, Parts
 from minuet.bootstrap.stores import Stores
 from minuet.bootstrap.system import System, chosen, everything, participants_of
 from minuet.bootstrap.transports import channels_of, commanded_in
-from minuet.core.errors import ConfigurationError, MessageError
+from minuet.core.errors import ConfigurationError
 from minuet.core.messages import name_of
 from minuet.core.projection import Coordination
 from minuet.ports import Transport
@@ -147,21 +147,12 @@ class Wiring:
                     worker = engines.WorkerWithTemporal(self.engine, worker)
                 self.system.workers[name] = worker
 
-    async def open_alone(self, name: str, channel: str, attributes: Mapping[str, str], body: bytes) -> Place:
-        """A place that is connected to nothing but its store, for a message that it will hear.
-
-        Raises:
-            MessageError: it would not.
-        """
-        reactor = self.reactor(name)
-        envelope = self.system.codec.envelope_of(attributes, body, channel=channel, now=self.system.clock.now())
-        self.system.codec.decode(envelope)
-        if not reactor.subscription(self.models_of(reactor)).wants(channel, envelope):
-            raise MessageError(
-                f"{name} does not listen to {envelope.type} on {channel}, so it would not hear it; discard it"
-            )
+    async def open_alone(self, name: str) -> Place:
+        """A place that begins nothing and is connected to nothing but its store, for a message that it will hear."""
         await self.open_store(name, with_schema=False)
-        return self._place(name, reactor, Directory({}, None))
+        place = self._place(name, self.reactor(name), Directory({}, None))
+        place.stand_aside()
+        return place
 
     async def open_stored(self) -> None:
         """Open the stores in which there is something.
@@ -316,6 +307,7 @@ class Wiring:
     async def serve(self) -> None:
         """Answer HTTP for the services of this process, and let the other processes know where."""
         from minuet.doors.http import http_app
+        from minuet.doors.parked import ParkedDoor
         from minuet.doors.sagas import SagasDoor
         from minuet.doors.server import serve
 
@@ -330,8 +322,9 @@ class Wiring:
         desks = {name: place for name, place in self.system.places.items() if name != ORCHESTRATOR}
         sagas = None
         if ORCHESTRATOR in self.system.places:
-            sagas = SagasDoor(self.app.current_sagas, self.system, self.system.observer)
-        asgi = http_app(self.app, desks, self.system.codec, self.system.clock, self.system.ids, mounted, sagas)
+            sagas = SagasDoor(self.app.current_sagas, self.system, self.system.observer, self.system.operator)
+        parked = ParkedDoor(self.system.observer, self.system.operator)
+        asgi = http_app(self.app, desks, self.system.codec, self.system.clock, self.system.ids, mounted, sagas, parked)
         self.system.url = await self.stack.enter_async_context(serve(asgi, self.settings.host, self.settings.port))
         self.stack.callback(self.system.deployment.close)
         self.system.deployment.announce(self.system.url)

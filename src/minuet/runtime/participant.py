@@ -98,13 +98,13 @@ class Participant(Performer):
             after.add(mine)
         return after, problems
 
-    def hear_again(self, tx: Tx, delivery: Delivery) -> None:
-        """Take in a message that was parked; what it makes due is begun by whoever takes it over.
+    def hear_again(self, tx: Tx, delivery: Delivery, after: After) -> None:
+        """Take in a message that was parked.
 
         Raises:
             MessageError: it would be parked again.
         """
-        self._take_in_one(tx, delivery, After(depth=DEPTH_MAX))
+        self._take_in_one(tx, delivery, after)
 
     def has_heard(self, tx: Tx, envelope: Envelope) -> bool:
         """Whether nothing would come of hearing this event: it is known here, or parked, or of no interest."""

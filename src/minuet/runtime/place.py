@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from minuet.app import Handler
 from minuet.codec import Codec
 from minuet.core.envelope import Envelope
-from minuet.core.errors import MinuetError, NotFound, NotYet, Rejected
+from minuet.core.errors import MessageError, MinuetError, NotFound, NotYet, Rejected
 from minuet.core.messages import Event, Query, SagaCancelled, View, name_of
 from minuet.core.operating import Scope, Verb
 from minuet.ports import Act, Clock, Delivery, Entry, EntryState, Store, Tx
@@ -203,6 +203,32 @@ class Place:
         def work(tx: Tx, after: After) -> None:
             self.participant.answer_for(tx, key, event, after)
             tx.audit.add(act)
+
+        await self._handed_in(work)
+
+    async def hear_again(self, parked_id: str, delivery: Delivery, act: Act | None) -> None:
+        """Take in a message that is parked here, and park it no more. The act is kept with it.
+
+        Raises:
+            MessageError: it would be parked again, or would not be heard.
+            NotFound: it is not parked any more.
+        """
+        envelope = self.codec.envelope_of(
+            delivery.attributes, delivery.body, channel=delivery.channel, now=self.clock.now()
+        )
+        self.codec.decode(envelope)
+        if not self.participant.subscription.wants(delivery.channel, envelope):
+            raise MessageError(
+                f"{self.name} does not listen to {envelope.type} on {delivery.channel}, so it would not hear it; "
+                "discard it"
+            )
+
+        def work(tx: Tx, after: After) -> None:
+            self.participant.hear_again(tx, delivery, after)
+            if not tx.parked.remove(parked_id):
+                raise NotFound(f"nothing is parked as {self.name}:{parked_id} any more")
+            if act is not None:
+                tx.audit.add(act)
 
         await self._handed_in(work)
 
