@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,9 +14,9 @@ import aiohttp
 import pytest
 from fastapi.openapi.models import OpenAPI
 
-from minuet import NotYet, Settings, System, running
+from minuet import NotYet, RetryPolicy, Settings, System, running
 from minuet.ports import Delivery
-from tests.failures.shop import ATTEMPTS, SAGA, Conduct, all_effects, ended, order_app
+from tests.failures.shop import SAGA, Close, Conduct, all_effects, ended, order_app
 from tests.unit.doors.test_sagas import served
 
 WHO = {"who": "ada", "why": "by phone"}
@@ -98,14 +99,13 @@ async def test_it_is_paused_shown_and_resumed(
 
 
 async def test_what_waits_for_its_next_attempt_has_it_now(tmp_path: Path) -> None:
-    failures = [1]
+    is_away = True
 
-    def fails_once() -> None:
-        if failures:
-            failures.pop()
+    def away() -> None:
+        if is_away:
             raise NotYet("away", retry_after_s=1000.0)
 
-    async with served(tmp_path, "orchestration", Pay=fails_once) as (system, client):
+    async with served(tmp_path, "orchestration", Pay=away) as (system, client):
         await begin(client, "o1")
 
         async def waits() -> bool:
@@ -113,7 +113,11 @@ async def test_what_waits_for_its_next_attempt_has_it_now(tmp_path: Path) -> Non
             return any("away" in one["why"] for one in waiting)
 
         await until(waits)
-        assert await post(client, "/sagas/retry", service="billing", **WHO) == (202, {"service": "billing", "retried": True})
+        is_away = False
+        assert await post(client, "/sagas/retry", service="billing", **WHO) == (
+            202,
+            {"service": "billing", "retried": True},
+        )
         assert await ended(system, "o1") == {"o1": "completed"}
 
 
@@ -139,30 +143,17 @@ async def test_many_are_chosen_and_a_dry_run_changes_nothing(tmp_path: Path) -> 
 
 
 @asynccontextmanager
-async def with_parked(data: Path) -> AsyncIterator[tuple[System, aiohttp.ClientSession, list[bool]]]:
-    """One message that nobody understands at stock, and the last commands of two sagas that need an operator."""
-    is_broken = [True]
-
-    def breaks() -> None:
-        if is_broken:
-            raise RuntimeError("no pen")
-
-    app = order_app()
-    settings = Settings(data=data, port=0)
-    conduct = Conduct(now={"Ship": breaks})
-    app.services["shipping"].commands  # noqa: B018  it is there
-    async with (
-        running(app, settings, serve=True, provided={Conduct: conduct}) as system,
-        aiohttp.ClientSession(system.url) as client,
-    ):
+async def with_parked(data: Path) -> AsyncIterator[tuple[System, aiohttp.ClientSession]]:
+    """One message that nobody understands, at stock."""
+    async with served(data) as (system, client):
         attributes = {"id": "17", "source": "/x", "type": "Placed", "specversion": "1.0"}
         stock = system.places["stock"]
         await stock.take_in([Delivery("orders", attributes, b'{"orderId": 5, "note": {}}', 1, None)])
-        yield system, client, is_broken
+        yield system, client
 
 
 async def test_what_is_parked_is_listed_shown_mended_and_discarded(tmp_path: Path) -> None:
-    async with with_parked(tmp_path) as (system, client, _):
+    async with with_parked(tmp_path) as (system, client):
         (one,) = (await get(client, "/parked"))["parked"]
         assert (one["kind"], one["service"], one["type"]) == ("message", "stock", "Placed")
         assert one["parkedAt"].endswith("Z")
@@ -172,7 +163,10 @@ async def test_what_is_parked_is_listed_shown_mended_and_discarded(tmp_path: Pat
         assert (await post(client, f"{address}/retry", **WHO))[0] == 422, "it is no better than before"
         assert (await post(client, f"{address}/answer", **WHO))[0] == 422, "a message owes no answer"
         mended = {"orderId": "o5", "note": ""}
-        assert await post(client, f"{address}/retry", body=mended, **WHO) == (202, {"id": one["id"], "services": ["stock"]})
+        assert await post(client, f"{address}/retry", body=mended, **WHO) == (
+            202,
+            {"id": one["id"], "services": ["stock"]},
+        )
         assert (await post(client, f"{address}/retry", **WHO))[0] == 404
 
         async def reserved() -> bool:
@@ -181,7 +175,7 @@ async def test_what_is_parked_is_listed_shown_mended_and_discarded(tmp_path: Pat
         await until(reserved)
         (act,) = [act for _, act in await system.observer.audit()]
         assert (act.verb, act.what, act.who) == ("retry", one["id"].partition(":")[2], "ada")
-    async with with_parked(tmp_path) as (system, client, _):
+    async with with_parked(tmp_path) as (system, client):
         assert (await post(client, f"{address}/discard", **WHO))[1]["type"] == "Placed"
         assert (await get(client, "/parked"))["parked"] == []
 
@@ -192,20 +186,15 @@ async def test_commands_are_answered_and_tried_again_one_by_one_or_many(tmp_path
             raise RuntimeError("no pen")
 
     is_broken = [True]
-    # Shipping may be refused by the saga; the end of an order may not, so that it needs an operator.
+    # The end of an order cannot be refused any more, so that it needs an operator.
     app = order_app()
-    close = next(one for command, one in app.services["orders"].commands.items() if command.__name__ == "Close")
-    from dataclasses import replace
-
-    from minuet import RetryPolicy
+    close = app.services["orders"].commands[Close]
 
     def closing(command: Any, database: Any, conduct: Conduct) -> Any:
         breaks()
         return close.function(command, database)
 
-    commands = app.services["orders"].commands
-    (kind,) = [command for command in commands if command.__name__ == "Close"]
-    commands[kind] = replace(
+    app.services["orders"].commands[Close] = replace(
         close, function=closing, wants={**close.wants, "conduct": Conduct}, retry=RetryPolicy(attempts_max=1)
     )
     settings = Settings(data=tmp_path, port=0)
@@ -276,7 +265,7 @@ async def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
 
 
 async def test_the_document_tells_of_all_that(tmp_path: Path) -> None:
-    async with with_parked(tmp_path) as (_, client, _):
+    async with with_parked(tmp_path) as (_, client):
         document = await get(client, "/openapi.json")
         OpenAPI.model_validate(document)
         paths = document["paths"]
@@ -293,4 +282,3 @@ async def test_the_document_tells_of_all_that(tmp_path: Path) -> None:
         await post(client, "/sagas/pause", allOf=SAGA, **WHO)
         (paused,) = (await get(client, "/paused"))["paused"]
         assert sorted(paused) == sorted(schemas["Paused"]["properties"])
-    assert ATTEMPTS
