@@ -287,7 +287,8 @@ def _environment(*, is_strict: bool = False) -> _Layer:
             if is_strict and variable.upper() not in NOT_SETTINGS:
                 raise ConfigurationError(f"the variable {variable} is no setting; there are {_variables()}")
             continue
-        path = (setting, *(keys if setting in BY_NAME else map(str.lower, keys)))
+        kept = 1 if setting in BY_NAME else 0
+        path = (setting, *keys[:kept], *map(str.lower, keys[kept:]))
         names[tuple(part.casefold() for part in path)] = variable
         value: Any = _value(variable, setting, keys, os.environ[variable])
         for part in reversed(path):

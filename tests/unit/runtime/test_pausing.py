@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import random
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
+from minuet import Settings, System, running
 from minuet.core.coordinator import Status
 from minuet.core.errors import Conflict, NotFound, NotYet, Rejected
+from minuet.core.messages import InstructionGiven
 from minuet.core.operating import Scope, Verb
+from minuet.core.projection import Coordination
+from minuet.core.retry import RetryPolicy
 from minuet.ports import Act, EntryState
 from minuet.runtime import place as place_module
+from tests.failures import shop as failures
 from tests.unit.runtime.shop import SAGA, Boom, Pay, PlaceOrder, Plan, Refund, Reserve, Ship, make_shop, order_saga
 from tests.unit.runtime.virtual_loop import in_virtual_time
 from tests.unit.runtime.world import Process, World
@@ -165,8 +172,6 @@ async def test_in_whichever_order_they_are_heard_the_later_word_counts() -> None
         scope = Scope(saga=SAGA)
         words = [(Verb.RESUME if number % 2 else Verb.PAUSE, 1000.0 + number // 2) for number in range(9)]
         heard = {name: chance.sample(words * 2, 18) for name in system.places if name != "orchestrator"}
-        from minuet.core.messages import InstructionGiven
-
         for name, copies in heard.items():
             place = system.places[name]
             for verb, at in copies:
@@ -211,8 +216,6 @@ async def test_a_clock_that_was_put_back_between_both_does_not_keep_it_paused(ho
 @pytest.mark.parametrize("how", HOW)
 @in_virtual_time
 async def test_a_deadline_goes_on_counting_and_a_cancelled_saga_is_undone_when_it_goes_on(how: tuple[str, str]) -> None:
-    from datetime import timedelta
-
     plan, world = Plan(), World()
     saga = order_saga(deadline=timedelta(seconds=30))
     async with world.running(make_shop(plan, saga), **settings(how)) as process:
@@ -303,8 +306,6 @@ async def test_a_store_that_fails_meanwhile_does_not_forget_what_was_held() -> N
 @pytest.mark.parametrize("what", [{"saga_id": "o1"}, {"service": "payment"}])
 @in_virtual_time
 async def test_what_waits_for_its_next_attempt_has_it_now(how: tuple[str, str], what: dict[str, str]) -> None:
-    from minuet.core.retry import RetryPolicy
-
     plan, world = Plan(), World()
     plan.will(Pay, Boom("away"))
     patient = RetryPolicy(attempts_max=9, first_s=3000.0, delay_max_s=3000.0)
@@ -321,8 +322,6 @@ async def test_what_waits_for_its_next_attempt_has_it_now(how: tuple[str, str], 
 
 @in_virtual_time
 async def test_who_takes_over_what_was_to_be_tried_again_does_so_once() -> None:
-    from minuet.core.retry import RetryPolicy
-
     plan, world = Plan(), World()
     plan.will(Pay, *[Boom("away")] * 2)
     patient = RetryPolicy(attempts_max=9, first_s=3000.0, delay_max_s=3000.0)
@@ -356,3 +355,40 @@ async def test_what_makes_no_sense_is_told() -> None:
         ):
             with pytest.raises(error, match=said):
                 await system.pause(**wrong, who="ada")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("coordination", ["choreography", "orchestration"])
+async def test_two_processes_on_one_sqlite_file_heed_what_one_has_heard(coordination: str, tmp_path: Path) -> None:
+    at_work_on = Settings(data=tmp_path, coordination={failures.SAGA: Coordination(coordination)})
+    provided = {failures.Conduct: failures.Conduct()}
+    app = failures.order_app()
+    orders = [f"o{number}" for number in range(12)]
+
+    async def paid(system: System) -> int:
+        return sum("Pay" in done for done in (await failures.all_effects(system, *orders)).values())
+
+    def is_held(system: System) -> bool:
+        return bool(system.places["billing"].participant.in_force._paused)
+
+    async with (
+        running(app, at_work_on, provided=provided) as one,
+        running(app, at_work_on, provided=provided) as other,
+    ):
+        await one.pause(service="billing", who="ada")
+        async with asyncio.timeout(30):
+            while not (is_held(one) and is_held(other)):
+                await asyncio.sleep(0.01)
+        for number, order_id in enumerate(orders):
+            await failures.place((one, other)[number % 2], order_id)
+        async with asyncio.timeout(30):
+            while any("Reserve" not in done for done in (await failures.all_effects(one, *orders)).values()):
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)  # that which must not happen has its chance
+        assert await paid(one) == 0
+        await other.resume(service="billing", who="ada")
+        async with asyncio.timeout(30):
+            for order_id in orders:
+                while await one.observer.end_of(failures.SAGA, order_id) != Status.COMPLETED:
+                    await asyncio.sleep(0.01)
+        assert await paid(one) == len(orders)
+        assert all(done == failures.DONE for done in (await failures.all_effects(one, *orders)).values())
