@@ -324,17 +324,18 @@ class Observer:
             for place, entry in seen.entries
             if entry.envelope.saga and entry.envelope.saga.step == rule.id
         ]
-        if not entries:
-            ref = next(self._refs_of(seen), None)
-            is_orchestrated = ref is not None and ref.coordination is Coordination.ORCHESTRATION
-            return f"{'orchestrator' if is_orchestrated else rule.service} has not heard of it yet"
         # What the participant itself says counts more than what the one who asks it says.
-        place, entry = next((one for one in entries if one[0] == rule.service), entries[0])
-        if entry.state is EntryState.PARKED:
+        mine = [one for one in entries if one[0] == rule.service]
+        place, entry = next(iter(mine or entries), ("", None))
+        if entry is not None and entry.state is EntryState.PARKED:
             return f"{NEEDS_OPERATOR} at {place} after {entry.attempts} attempts: {entry.error}"
         for one in paused:
             if one.service in ("", place, rule.service):
                 return f"{one.what} was paused by {one.who}{f': {one.why}' if one.why else ''}"
+        if entry is None:
+            ref = next(self._refs_of(seen), None)
+            is_orchestrated = ref is not None and ref.coordination is Coordination.ORCHESTRATION
+            return f"{'orchestrator' if is_orchestrated else rule.service} has not heard of it yet"
         if entry.waits_for:
             return f"{place} waits for its read model to hear of {entry.waits_for}"
         if entry.attempts:

@@ -148,9 +148,10 @@ def test_what_is_missing_is_told_then_made_then_there(
         f"there is no stream {name}",
         f"stream {name} has no consumer minuet-people",
         f"stream {name} has no consumer minuet-fairy",  # which wants to hear of sagas that are cancelled
+        f"stream {name} has no consumer minuet-press",  # and that one of what operators say
     ]
     assert made["amqp"]["made"] == before["amqp"]["missing"]
-    assert made["nats"]["groups"] == ["people", "fairy"]
+    assert made["nats"]["groups"] == ["people", "fairy", "press"]
     assert made["amqp"]["groups"] == ["fairy", "press", "orchestrator"]
     assert made["amqp"]["destinations"] == [f"{name}/wishes"]
 

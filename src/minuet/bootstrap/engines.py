@@ -131,6 +131,7 @@ class Asked:
         from minuet.adapters.temporal.activities import Late
 
         entry = await self._entry(replace(due, body=""))
+        self._check_not_paused(entry)
         if self._place.participant.is_late(entry):
             raise Late(self._place.participant.why_late(entry))
         command = await self._gatherer.command_for(entry)
@@ -139,8 +140,7 @@ class Asked:
 
     async def ask(self, due: Due) -> Told:
         entry = await self._entry(due)
-        if (scope := self._place.participant.paused_by(entry)) is not None:
-            raise NotYet(f"{scope} is paused", retry_after_s=PAUSED_S)
+        self._check_not_paused(entry)
         answer = await self._orchestrator.perform(entry)
         told = self._told(entry, answer)
         await self._remember(entry, answer, told.literal)
@@ -173,6 +173,10 @@ class Asked:
         await self._store.transact(lambda tx: tx.inbox.settle(entry))
 
     # -- parts ---------------------------------------------------------------------------------------------------------
+
+    def _check_not_paused(self, entry: Entry) -> None:
+        if (scope := self._place.participant.paused_by(entry)) is not None:
+            raise NotYet(f"{scope} is paused", retry_after_s=PAUSED_S)
 
     def _rule(self, due: Due) -> Rule:
         from minuet.adapters.temporal.definitions import rules_of

@@ -45,8 +45,11 @@ class Operator:
 
     # -- which ---------------------------------------------------------------------------------------------------------
 
-    async def sagas(self, which: Filter, *, limit: int) -> list[SagaView]:
-        """The sagas that are meant, the newest first; of those that are over only if their status is named.
+    async def sagas(self, which: Filter, *, limit: int, also_ended: bool = False) -> list[SagaView]:
+        """The sagas that are meant, the newest first.
+
+        Args:
+            also_ended: else those that are over are meant only if their status is named.
 
         Raises:
             Rejected: there is no such status, or something is asked that a saga does not have.
@@ -58,7 +61,9 @@ class Operator:
         now = self.system.clock.now()
 
         def is_meant(view: SagaView) -> bool:
-            return (view.status == which.status if which.status else view.status not in FINAL) and which.fits(
+            return (
+                view.status == which.status if which.status else also_ended or view.status not in FINAL
+            ) and which.fits(
                 services={one.service for one in view.waiting},
                 saga=view.saga,
                 reasons=[one.why for one in view.waiting],

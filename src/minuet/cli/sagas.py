@@ -69,7 +69,7 @@ def list_sagas(
         if where:
             which = filter_of([*where, *([f"status={status}"] if status else [])])
             async with outside_of(app, data, config) as system:
-                return await system.operator.sagas(which, limit=limit)
+                return await system.operator.sagas(which, limit=limit, also_ended=True)
         async with observing(app, data, config) as observer:
             return await observer.sagas(limit=limit, only=status)
 

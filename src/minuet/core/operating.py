@@ -84,7 +84,7 @@ class Filter:
             (not self.service or self.service in services)
             and (not self.saga or self.saga == saga)
             and (not self.reason or any(self.reason.casefold() in one.casefold() for one in reasons))
-            and now - since >= self.older_than_s
+            and (not self.older_than_s or now - since >= self.older_than_s)
         )
 
     def __str__(self) -> str:

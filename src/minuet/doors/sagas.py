@@ -151,7 +151,7 @@ class SagasDoor:
         if chosen.get("status", STATUSES[0]) not in STATUSES:
             raise invalid([("status", f"it is one of {', '.join(STATUSES)}")])
         if chosen.keys() - {"status"}:
-            views = await self.operator.sagas(Filter.of(chosen), limit=limit)
+            views = await self.operator.sagas(Filter.of(chosen), limit=limit, also_ended=True)
         else:
             views = await self.observer.sagas(limit=limit, only=chosen.get("status"))
         return reply({"sagas": [plain(view, without=("attempts", "messages")) for view in views]})

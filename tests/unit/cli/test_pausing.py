@@ -115,7 +115,11 @@ def test_many_sagas_are_chosen_counted_asked_about_and_cancelled(run: Minuet, as
     none = as_json("sagas", "pause", "--where", "older-than=30d", "--yes", "--data", data)
     assert none == {"count": 0, "dry_run": False, "done": [], "failed": []}
     listed = as_json("sagas", "list", "--where", "service=people", "--data", data)["sagas"]
-    assert [one["id"] for one in listed] == ["w-3"], "those that are over are not meant"
+    assert [one["id"] for one in listed] == ["w-3"], "those that are over wait for nobody"
+    listed = as_json("sagas", "list", "--where", "saga=Wishes", "--data", data)["sagas"]
+    assert [one["id"] for one in listed] == ["w-3", "w-2", "w-1"]
+    meant = as_json("sagas", "pause", "--where", "saga=Wishes", "--dry-run", "--data", data)
+    assert meant["ids"] == ["Wishes/w-3"], "of those that are over nothing is to be done"
     over = as_json("sagas", "list", "--where", "saga=Wishes", "--status", "completed", "--data", data)["sagas"]
     assert [one["id"] for one in over] == ["w-1"]
 

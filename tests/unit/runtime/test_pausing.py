@@ -140,6 +140,26 @@ async def test_it_survives_that_everybody_is_killed(how: tuple[str, str], what: 
     assert plan.done_outside(Pay, "o1") == 1
 
 
+@in_virtual_time
+async def test_what_a_dead_process_may_have_begun_is_not_refused_for_coming_late() -> None:
+    """Who took it over knows that, and must not forget it while it is paused: the money may have been taken."""
+    plan, world = Plan(), World()
+    plan.will(Pay, asyncio.Event())
+    app = make_shop(plan, order_saga(deadline=timedelta(seconds=30)))
+    first = await world.start(app)
+    await first.send(PlaceOrder(order_id="o1"))
+    await plan.begun["Pay"].wait()
+    await first.system.pause(service="payment", who="ada")
+    await asyncio.sleep(1)
+    first.kill()
+    async with world.running(app) as second:
+        await asyncio.sleep(A_WHILE_S)
+        await second.system.resume(service="payment", who="ada")
+        await goes_on(second)
+    assert plan.called(Pay) == 2
+    assert not world.left_over()
+
+
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("what", [{"all_of": SAGA}, {"service": "payment"}])
 @in_virtual_time
