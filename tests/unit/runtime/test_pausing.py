@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from minuet import Settings, System, running
 from minuet.core.coordinator import Status
+from minuet.core.envelope import Envelope
 from minuet.core.errors import Conflict, NotFound, NotYet, Rejected
 from minuet.core.messages import InstructionGiven
 from minuet.core.operating import Scope, Verb
@@ -18,6 +20,7 @@ from minuet.core.projection import Coordination
 from minuet.core.retry import RetryPolicy
 from minuet.ports import Act, EntryState
 from minuet.runtime import place as place_module
+from minuet.runtime.worker import Worker
 from tests.failures import shop as failures
 from tests.unit.runtime.shop import SAGA, Boom, Pay, PlaceOrder, Plan, Refund, Reserve, Ship, make_shop, order_saga
 from tests.unit.runtime.virtual_loop import in_virtual_time
@@ -342,6 +345,7 @@ async def test_what_waits_for_its_next_attempt_has_it_now(how: tuple[str, str], 
 
 @in_virtual_time
 async def test_who_takes_over_what_was_to_be_tried_again_does_so_once() -> None:
+    """Who heard of it died before it did anything about it; that it was kept is all that remains."""
     plan, world = Plan(), World()
     plan.will(Pay, *[Boom("away")] * 2)
     patient = RetryPolicy(attempts_max=9, first_s=3000.0, delay_max_s=3000.0)
@@ -349,16 +353,78 @@ async def test_who_takes_over_what_was_to_be_tried_again_does_so_once() -> None:
     first = await world.start(app)
     await first.send(PlaceOrder(order_id="o1"))
     await asyncio.sleep(5)
-    first.store("payment").before = lambda number: first.kill()  # as it hears of it
-    async with world.running(app, services=["orchestrator"]) as operator:
-        await operator.system.retry(service="payment", who="ada")
-    first.kill()
+
+    def die_when_it_is_kept(number: int) -> None:
+        if world.databases["payment"].instructions:
+            first.kill()
+
+    first.store("payment").after = die_when_it_is_kept
+    with suppress(NotYet):
+        await first.within(first.system.retry(service="payment", who="ada"))
+    await asyncio.sleep(5)
+    assert not first.is_alive
     assert plan.called(Pay) == 1
     async with world.running(app) as second:
         await asyncio.sleep(A_WHILE_S)
         assert plan.called(Pay) == 2, "once, and then it waits again"
         await second.system.retry("o1", who="ada")
         await goes_on(second)
+
+
+@in_virtual_time
+async def test_what_another_instance_has_taken_over_is_not_begun_by_who_held_it() -> None:
+    plan, world = Plan(), World()
+    gate = asyncio.Event()
+    plan.always(Pay, gate)
+    app = make_shop(plan)
+    async with world.running(app) as one:
+        await one.system.pause(service="payment", who="ada")
+        for number in range(5):
+            await one.send(PlaceOrder(order_id=f"o{number}"))
+        await asyncio.sleep(5)
+        database = world.databases["payment"]
+        taken_for_dead = one.store("payment")
+        async with world.running(app) as other:
+            database.openings.pop(taken_for_dead.instance)
+            await asyncio.sleep(5)
+            database.openings[taken_for_dead.instance] = taken_for_dead
+            assert {entry.owner for entry in world.entries("payment")} == {other.store("payment").instance}
+            await one.system.resume(service="payment", who="ada")
+            await asyncio.sleep(5)  # both have heard of it
+            gate.set()
+            for number in range(5):
+                await goes_on(other, f"o{number}")
+    assert plan.called(Pay) == 5
+
+
+@in_virtual_time
+async def test_what_is_handed_in_before_the_first_look_is_kept_as_well() -> None:
+    """A door may be open before the worker has begun."""
+    plan, world = Plan(), World()
+    app = make_shop(plan)
+    async with world.running(app) as process:
+        await process.system.pause(service="orders", who="ada")
+        await asyncio.sleep(1)
+    start, refused = Worker.start, []
+
+    async def asked_at_once(self: Worker) -> None:
+        if self.place.name == "orders":
+            command = PlaceOrder(order_id="o1")
+            body = self.place.codec.encode(command, time=0.0)
+            envelope = Envelope(id="1", type="PlaceOrder", source="client", time=0.0, body=body)
+            with pytest.raises(NotYet, match="is paused"):
+                await self.place.ask(envelope, key="k", wait_s=1.0)
+            refused.append("o1")
+        await start(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Worker, "start", asked_at_once)
+        async with world.running(app) as process:
+            await asyncio.sleep(10)
+            assert refused
+            assert not plan.called(PlaceOrder)
+            await process.system.resume(service="orders", who="ada")
+            await goes_on(process)
 
 
 @in_virtual_time
