@@ -229,8 +229,11 @@ class Participant(Performer):
         """
         copy = entry.copy()
         copy.envelope = replace(entry.envelope, cancelled=True)
+        # An `async` handler may be under way, of which the store knows nothing. Only the place can tell.
+        handler = self.handlers.get(entry.handler)
+        is_certain = handler is None or not handler.is_async or not entry.envelope.body
         try:
-            if self.is_late(copy):
+            if is_certain and self.is_late(copy):
                 self.refuse(tx, copy, self.why_late(copy), after)
             elif tx.inbox.save(copy):
                 after.cancelled.append(copy)

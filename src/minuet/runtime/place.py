@@ -89,6 +89,8 @@ class Place:
         self._timers = Timers()
         self._tasks: set[asyncio.Task[None]] = set()
         self._under_way: dict[str, int] = {}
+        # Of those the ones that are built by now, under the names that they have got.
+        self._renamed: dict[str, Entry] = {}
         self._under_way_bytes = 0
         # For each service that does the work, so that one that hangs does not stop the orchestrator from asking others.
         self._rooms: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(UNDER_WAY_MAX))
@@ -142,7 +144,7 @@ class Place:
             raise NotYet(not_yet(entry), retry_after_s=PARKED_S)
         with self._waiters.waiting(entry.key, patient=wait_s > 0) as decided:
             self.follow_up(after)
-            if (scope := self.participant.paused_by(entry)) is not None and entry.key not in self._under_way:
+            if (scope := self.participant.paused_by(entry)) is not None and not self._is_under_way(entry.key):
                 raise NotYet(f"{self.name}: {entry.key} is kept, and {scope} is paused", retry_after_s=PAUSED_S)
             is_elsewhere = entry.owner not in (None, self.store.instance)
             patience_s = ELSEWHERE_S if is_elsewhere else wait_s or FIRST_ATTEMPT_S
@@ -321,6 +323,8 @@ class Place:
         for entry in after.cancelled:
             self._cancelled.add(entry.key)
             self._timers.cancel(entry.key)
+            if (delayed := self._delayed.get(entry.key)) is not None:
+                entry.attempts = max(entry.attempts, delayed.attempts)
             self.begin(entry)
         now = self.clock.now()
         for entry in after.failed:
@@ -356,7 +360,7 @@ class Place:
         self._delayed.pop(entry.key, None)
         if self._is_draining:
             return
-        if entry.key in self._under_way:
+        if self._is_under_way(entry.key):
             # If it is lost there, this may be the same entry, which has come back to us.
             self._again[entry.key] = entry
             return
@@ -365,6 +369,9 @@ class Place:
         self._under_way[entry.key] = size = _size_of(entry)
         self._under_way_bytes += size
         self._spawn(self._work_on(entry, entry.key))
+
+    def _is_under_way(self, key: str) -> bool:
+        return key in self._under_way or key in self._renamed
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -384,16 +391,20 @@ class Place:
         except Lost:
             log.info("%s: another instance does %s", self.name, key)
             self._cancelled.discard(key)
-            if key in self._again:
-                after.start.append(self._again[key])
+            self._cancelled.discard(entry.key)
+            after.start += [self._again[name] for name in dict.fromkeys((key, entry.key)) if name in self._again]
         except Exception as error:
             # The store itself failed. The entry is still due there, and this instance still owns it.
             log.warning("%s: cannot keep what came of %s, trying again: %s", self.name, key, error)
+            self.participant.taken_over(entry)  # and its handler may have done it
             entry.due_at = self.clock.now() + 1.0
             after.start.append(entry)
         finally:
             self._under_way_bytes -= self._under_way.pop(key)
             self._again.pop(key, None)
+            if self._renamed.get(entry.key) is entry:
+                del self._renamed[entry.key]
+                self._again.pop(entry.key, None)
             self._freed.set()
         self.follow_up(after)
 
@@ -428,7 +439,9 @@ class Place:
         scope = self.participant.paused_by(entry)
         if scope is None:
             return False
-        self._held.setdefault(scope, {})[entry.key] = entry.attempts
+        held = self._held.setdefault(scope, {})
+        # It may come again as the store has it, which does not know what `taken_over` does.
+        held[entry.key] = max(entry.attempts, held.get(entry.key, 0))
         return True
 
     def _let_go(self, scope: Scope) -> None:
@@ -445,7 +458,7 @@ class Place:
                 found = await self.store.transact(lambda tx, page=page: [*map(tx.inbox.find, page)], reads_only=True)  # type: ignore[misc]
             except Exception as error:
                 log.warning("%s: cannot go on with %s yet: %s", self.name, scope, error)
-                await self._turn_later()
+                await self._in_a_second()
                 continue
             start = []
             for key, entry in zip(page, found, strict=True):
@@ -456,7 +469,7 @@ class Place:
                     start.append(entry)
             self.follow_up(After(start=start))
 
-    async def _turn_later(self) -> None:
+    async def _in_a_second(self) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(1.0):
                 await self._leaving.wait()
@@ -555,6 +568,8 @@ class Place:
         # Only now: what is not kept yet may have to be done over, from where it began.
         entry.key, entry.envelope, entry.waits_for = built.key, built.envelope, built.waits_for
         entry.attempts, entry.error = built.attempts, built.error
+        if entry.key not in self._under_way:
+            self._renamed[entry.key] = entry
         self.follow_up(after)
         return is_wanted
 
