@@ -13,7 +13,17 @@ from typing import Any, Protocol, TypeVar
 from minuet.core.compile import Kind
 from minuet.core.errors import DefinitionError
 from minuet.core.lint import check_sagas
-from minuet.core.messages import Command, Event, Message, Query, SagaCancelled, StepRefused, View, name_of
+from minuet.core.messages import (
+    Command,
+    Event,
+    InstructionGiven,
+    Message,
+    Query,
+    SagaCancelled,
+    StepRefused,
+    View,
+    name_of,
+)
 from minuet.core.retry import RetryPolicy
 from minuet.core.saga import Saga
 
@@ -344,6 +354,7 @@ class App:
         yield StepRefused
         if self.sagas:
             yield SagaCancelled
+            yield InstructionGiven
         for service in self.services.values():
             for command, handler in service.commands.items():
                 yield command

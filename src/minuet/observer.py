@@ -6,7 +6,8 @@ that is written for its sake: in choreography it sees as much as in orchestratio
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from minuet.app import App
@@ -17,11 +18,13 @@ from minuet.core.envelope import Envelope, SagaRef
 from minuet.core.errors import MessageError, NotFound
 from minuet.core.formula import Literal
 from minuet.core.messages import AwaitOutcome, Event, name_of
+from minuet.core.operating import Scope
 from minuet.core.projection import Coordination
 from minuet.core.saga import COMPENSATED, COMPLETED, Saga, Wait
-from minuet.ports import Act, Entry, EntryState, ParkedMessage, Store, Tx
+from minuet.ports import Act, Entry, EntryState, Instruction, ParkedMessage, Store, Tx
 
 NEEDS_OPERATOR = "needs operator"
+STATUSES = (*(one.value for one in Status), NEEDS_OPERATOR)
 YEAR_9999 = 253_370_764_800.0
 """What is due later than this is due when somebody says something."""
 
@@ -69,6 +72,25 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PausedView:
+    """What an operator has paused: one saga (with its id), all of a type, or a service.
+
+    Attributes:
+        at: in seconds since 1970.
+        places: who has heard of it, and not yet that it goes on.
+    """
+
+    what: str
+    saga: str
+    saga_id: str
+    service: str
+    at: float
+    who: str
+    why: str
+    places: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SagaView:
     """A saga, as far as anybody knows."""
 
@@ -79,6 +101,7 @@ class SagaView:
     definition: str
     began_at: float
     waiting: tuple[Waiting, ...]
+    paused: tuple[PausedView, ...] = ()
     attempts: tuple[Attempt, ...] = ()
     messages: tuple[Told, ...] = ()
 
@@ -128,27 +151,36 @@ class Observer:
 
     # -- sagas ---------------------------------------------------------------------------------------------------------
 
-    async def sagas(self, *, limit: int = 50, only: str | None = None) -> list[SagaView]:
+    async def sagas(
+        self, *, limit: int = 50, only: str | None = None, wanted: Callable[[SagaView], bool] = lambda view: True
+    ) -> list[SagaView]:
         """The sagas that were begun last, newest first.
 
         Args:
             only: those with this status, a `Status` or `NEEDS_OPERATOR`; looked for until there are enough.
+            wanted: and those of which this is true.
         """
+
+        def is_wanted(view: SagaView) -> bool:
+            return (only is None or view.status == only) and wanted(view)
+
+        paused = await self.paused()
         views: dict[tuple[str, str], SagaView] = {}
         pages: dict[str, int | None] = dict.fromkeys(self.stores)
-        while pages and sum(only is None or one.status == only for one in views.values()) < limit:
+        found = 0
+        while pages and found < limit:
             for place, before in tuple(pages.items()):
                 recent = await self._recent(place, limit, before)
                 for _, name, saga_id in recent:
                     # What another app has left in the same data is not ours to tell of.
                     if (name, saga_id) not in views and self.app.saga(name) is not None:
-                        views[name, saga_id] = await self._view(name, saga_id)
+                        view = views[name, saga_id] = await self._view(name, saga_id, paused)
+                        found += is_wanted(view)
                 if len(recent) < limit:
                     del pages[place]
                 else:
                     pages[place] = recent[-1][0]
-        wanted = (one for one in views.values() if only is None or one.status == only)
-        return sorted(wanted, key=lambda one: one.began_at, reverse=True)[:limit]
+        return sorted(filter(is_wanted, views.values()), key=lambda one: one.began_at, reverse=True)[:limit]
 
     async def _recent(self, place: str, limit: int, before: int | None) -> Sequence[tuple[int, str, str]]:
         return await self.stores[place].transact(lambda tx: tx.known.recent(limit, before), reads_only=True)
@@ -162,7 +194,7 @@ class Observer:
         for candidate in [name] if name else list(self.app.current_sagas):
             seen = await self._seen(candidate, saga_id)
             if seen.known or seen.entries:
-                return await self._view(candidate, saga_id, seen)
+                return await self._view(candidate, saga_id, await self.paused(), seen)
         raise NotFound(f"no service here has heard of a saga {saga_id!r}")
 
     async def beginning(self, name: str, saga_id: str) -> Event | None:
@@ -197,13 +229,17 @@ class Observer:
         found = await self.status(name, saga_id)
         return found if found and found.is_final else None
 
-    async def _view(self, name: str, saga_id: str, seen: _Seen | None = None) -> SagaView:
+    async def _view(self, name: str, saga_id: str, paused: Sequence[PausedView], seen: _Seen | None = None) -> SagaView:
         seen = seen or await self._seen(name, saga_id)
         saga = self._definition(name, seen)
         ref = next(self._refs(name, seen), None)
-        waiting = tuple(self._waiting(saga, seen))
         now = status(saga.rules, seen.known)
         times = [envelope.time for envelope in seen.known.values()]
+        mine = [one for one in paused if one.saga == name and one.saga_id in ("", saga_id)] if not now.is_final else []
+        waiting = tuple(self._waiting(saga, seen, [*mine, *(one for one in paused if one.service)]))
+        waited_for = {one.service for one in waiting}
+        if ref is not None and ref.coordination is Coordination.ORCHESTRATION and waiting:
+            waited_for.add("orchestrator")
         return SagaView(
             saga=name,
             id=saga_id,
@@ -212,6 +248,7 @@ class Observer:
             definition=saga.fingerprint,
             began_at=seen.known[BEGUN].time if BEGUN in seen.known else min(times, default=0.0),
             waiting=waiting,
+            paused=(*mine, *(one for one in paused if one.service in waited_for)),
             attempts=tuple(self._attempts(seen)),
             messages=tuple(self._told(seen)),
         )
@@ -270,32 +307,38 @@ class Observer:
         ]
         return sorted(made, key=lambda one: one.changed_at)
 
-    def _waiting(self, saga: Saga, seen: _Seen) -> list[Waiting]:
+    def _waiting(self, saga: Saga, seen: _Seen, paused: Sequence[PausedView]) -> list[Waiting]:
         answered = {
             entry.envelope.saga.step
             for _, entry in seen.entries
             if entry.state is EntryState.DONE and entry.envelope.saga
         }
         return [
-            Waiting(step=rule.id, service=rule.service, command=name_of(rule.command), why=self._why(rule, seen))
+            Waiting(
+                step=rule.id, service=rule.service, command=name_of(rule.command), why=self._why(rule, seen, paused)
+            )
             for rule in due(saga.rules.every, seen.known)
             if rule.id not in answered
         ]
 
-    def _why(self, rule: Rule, seen: _Seen) -> str:
+    def _why(self, rule: Rule, seen: _Seen, paused: Sequence[PausedView]) -> str:
         entries = [
             (place, entry)
             for place, entry in seen.entries
             if entry.envelope.saga and entry.envelope.saga.step == rule.id
         ]
-        if not entries:
+        # What the participant itself says counts more than what the one who asks it says.
+        mine = [one for one in entries if one[0] == rule.service]
+        place, entry = next(iter(mine or entries), ("", None))
+        if entry is not None and entry.state is EntryState.PARKED:
+            return f"{NEEDS_OPERATOR} at {place} after {entry.attempts} attempts: {entry.error}"
+        for one in paused:
+            if one.service in ("", place, rule.service):
+                return f"{one.what} was paused by {one.who}{f': {one.why}' if one.why else ''}"
+        if entry is None:
             ref = next(self._refs_of(seen), None)
             is_orchestrated = ref is not None and ref.coordination is Coordination.ORCHESTRATION
             return f"{'orchestrator' if is_orchestrated else rule.service} has not heard of it yet"
-        # What the participant itself says counts more than what the one who asks it says.
-        place, entry = next((one for one in entries if one[0] == rule.service), entries[0])
-        if entry.state is EntryState.PARKED:
-            return f"{NEEDS_OPERATOR} at {place} after {entry.attempts} attempts: {entry.error}"
         if entry.waits_for:
             return f"{place} waits for its read model to hear of {entry.waits_for}"
         if entry.attempts == 0 and not entry.error and entry.state is EntryState.DUE:
@@ -400,6 +443,30 @@ class Observer:
         own = parked_id.partition(":")[2]
         await self._store(view.service, parked_id).transact(lambda tx: tx.parked.remove(own) and note(tx, act))
         return view
+
+    # -- paused --------------------------------------------------------------------------------------------------------
+
+    async def paused(self) -> list[PausedView]:
+        """What operators have paused, the oldest first."""
+        found: dict[Scope, tuple[Instruction, list[str]]] = {}
+        for service, store in self.stores.items():
+            for one in await store.transact(lambda tx: tx.instructions.in_force(math.inf), reads_only=True):
+                last, places = found.setdefault(one.scope, (one, []))
+                found[one.scope] = (max(last, one, key=lambda each: each.at), [*places, service])
+        views = [
+            PausedView(
+                what=str(scope),
+                saga=scope.saga,
+                saga_id=scope.saga_id,
+                service=scope.service,
+                at=one.at,
+                who=one.who,
+                why=one.why,
+                places=tuple(places),
+            )
+            for scope, (one, places) in found.items()
+        ]
+        return sorted(views, key=lambda one: one.at)
 
     # -- audit ---------------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from minuet.core.envelope import Envelope
 from minuet.core.formula import Literal
+from minuet.core.operating import Scope, Verb
 from minuet.core.projection import Coordination
 
 T = TypeVar("T")
@@ -237,7 +238,7 @@ class Act:
 
     Attributes:
         at: in seconds since 1970.
-        verb: as on the command line: ``retry``, ``discard``, ``answer``.
+        verb: as on the command line: ``retry``, ``discard``, ``answer``, ``cancel``, ``pause``, ``resume``.
         what: it was done to.
     """
 
@@ -256,6 +257,38 @@ class Audit(Protocol):
         """The newest first."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instruction:
+    """What an operator said last about something.
+
+    Attributes:
+        at: when, in seconds since 1970; of two about the same the later one counts.
+    """
+
+    scope: Scope
+    verb: Verb
+    at: float
+    who: str
+    why: str = ""
+
+
+class Instructions(Protocol):
+    """What operators have said of the work here, and what of it counts. Pausing and resuming are about the same."""
+
+    def keep(self, instruction: Instruction) -> bool:
+        """Keep it in the place of what was said before about the same. False, nothing changed, if that is not older.
+
+        Of two at the same time, the one that resumes is the later. What was resumed stays known, so that an earlier
+        pause that is heard late does not count.
+        """
+
+    def last(self, scope: Scope, verb: Verb) -> Instruction | None:
+        """What was said last about the same."""
+
+    def in_force(self, since: float) -> Sequence[Instruction]:
+        """All that is paused, and what is to be tried again as of after that time; the oldest first."""
+
+
 class Tx(Protocol):
     """One unit of work inside a transaction of the store. Synchronous; used on the store's own thread only."""
 
@@ -267,6 +300,7 @@ class Tx(Protocol):
     records: Records
     retention: Retention
     audit: Audit
+    instructions: Instructions
 
     def handle(self, wanted: type[Any]) -> Any:
         """The user's database handle of this type, within this transaction. It cannot commit or roll back.

@@ -26,7 +26,7 @@ PREFIX = "MINUET_"
 SHOWN_MAX = 60
 NOT_SETTINGS = ("MINUET_DEBUG", "MINUET_OPERATOR")
 """Variables that mean something to the command line only."""
-BY_NAME = ("coordination", "queries", "stores", "participants")
+BY_NAME = ("coordination", "queries", "stores", "participants", "limits")
 """Settings whose keys are names in the app; a variable's name keeps them as they are written."""
 EXAMPLES = {
     "coordination": ("OrderProcessing", "orchestration"),
@@ -37,6 +37,7 @@ EXAMPLES = {
     "participants": ("payment", "http://127.0.0.1:8001"),
     "reconciliation": ("every_s", "30"),
     "retention": ("keep_days", "90"),
+    "limits": ("payment", {"in_flight": 20}),
     "app": ("name", "value"),
 }
 WORDS = {
@@ -123,6 +124,20 @@ class Retention(BaseModel):
     keep_days: float = Field(0, ge=0, description="longer than any saga takes, and any retry; 0: for ever")
 
 
+class Limit(BaseModel):
+    """How much of a participant's work each process does; of the orchestrator, how much it asks of the participant.
+
+    Attributes:
+        in_flight: so many attempts at once, at most.
+        rate_per_s: so many attempts are begun in a second, and a tenth of it at once, at most.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    in_flight: int | None = Field(None, ge=1)
+    rate_per_s: float | None = Field(None, gt=0)
+
+
 class Settings(BaseSettings):
     """A deployment.
 
@@ -142,6 +157,7 @@ class Settings(BaseSettings):
             as `Orchestration` says.
         reconciliation: how often it is looked for messages that were told and never heard.
         retention: how long sagas that are over, and the marks of what was done, are kept; by default for ever.
+        limits: per service, how much of its work each process does at a time, as `Limit` says.
         app: the app's own settings, handed to its providers.
     """
 
@@ -159,6 +175,7 @@ class Settings(BaseSettings):
     provision: bool = True
     reconciliation: Reconciliation = Reconciliation()
     retention: Retention = Retention()
+    limits: dict[str, Limit] = {}
     app: dict[str, Any] = {}
     grace_s: float = Field(10.0, gt=0, description="how long a stop waits for what is under way")
 
@@ -270,7 +287,8 @@ def _environment(*, is_strict: bool = False) -> _Layer:
             if is_strict and variable.upper() not in NOT_SETTINGS:
                 raise ConfigurationError(f"the variable {variable} is no setting; there are {_variables()}")
             continue
-        path = (setting, *(keys if setting in BY_NAME else map(str.lower, keys)))
+        kept = 1 if setting in BY_NAME else 0
+        path = (setting, *keys[:kept], *map(str.lower, keys[kept:]))
         names[tuple(part.casefold() for part in path)] = variable
         value: Any = _value(variable, setting, keys, os.environ[variable])
         for part in reversed(path):
@@ -311,7 +329,8 @@ def _in_words(error: ErrorDetails, layers: Iterable[_Layer]) -> str:
     where = places[-1] if places else "settings"
     name = ".".join(path)
     if error["type"] == "extra_forbidden":
-        known = Settings.model_fields if len(path) == 1 else Orchestration.model_fields
+        table = Limit if path[0] == "limits" else Orchestration
+        known = Settings.model_fields if len(path) == 1 else table.model_fields
         inside = f" in [{path[0]}]" if len(path) > 1 else ""
         return f'{where}: there is no setting "{path[-1]}"{inside}; there are {", ".join(known)}'
     wanted = WORDS.get(error["type"]) or error["msg"].removeprefix("Input should be ")

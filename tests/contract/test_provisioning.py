@@ -148,9 +148,10 @@ def test_what_is_missing_is_told_then_made_then_there(
         f"there is no stream {name}",
         f"stream {name} has no consumer minuet-people",
         f"stream {name} has no consumer minuet-fairy",  # which wants to hear of sagas that are cancelled
+        f"stream {name} has no consumer minuet-press",  # and that one of what operators say
     ]
     assert made["amqp"]["made"] == before["amqp"]["missing"]
-    assert made["nats"]["groups"] == ["people", "fairy"]
+    assert made["nats"]["groups"] == ["people", "fairy", "press"]
     assert made["amqp"]["groups"] == ["fairy", "press", "orchestrator"]
     assert made["amqp"]["destinations"] == [f"{name}/wishes"]
 
@@ -326,7 +327,7 @@ def test_a_start_without_provisioning_says_what_to_do_first(
     run: Minuet, tmp_path: Path, database: str, stream: str, name: str
 ) -> None:
     settings_file(tmp_path, stores={"default": database}, channels={"*": stream}, provision=False)
-    lacks = r"minuet: schema people at .* lacks 0001_tables, 0002_audit; run `minuet store migrate`"
+    lacks = r"minuet: schema people at .* lacks 0001_tables, 0002_audit, 0003_instructions; run `minuet store migrate`"
     assert re.search(lacks, start(tmp_path))
     assert run("store", "migrate", tiny.APP).exit_code == 0
     said = start(tmp_path)

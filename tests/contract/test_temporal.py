@@ -579,6 +579,29 @@ async def test_a_saga_that_is_not_wanted_any_more_is_undone(site: Site) -> None:
 
 
 @server
+async def test_what_is_paused_is_not_asked_until_it_goes_on(site: Site) -> None:
+    service, every = site.of("service", "every")
+    async with site.at_work(trip_app()) as system:
+        await system.pause(service="hotels", who="me")
+        await book(system, service)
+
+        async def waits() -> bool:
+            waiting = (await system.observer.saga(service)).waiting
+            return [(one.step, one.why) for one in waiting] == [("room", "service hotels was paused by me")]
+
+        await until(waits, "it waits for the hotel")
+        await system.pause(all_of=trips.SAGA, who="me")
+        await system.resume(service="hotels", who="me")
+        await book(system, every)
+        await asyncio.sleep(3)  # longer than whoever is paused waits before he asks again
+        assert await all_effects(system, every) == {every: ["Book"]}
+        assert await shop.effects(system, "hotels") == []
+        await system.resume(all_of=trips.SAGA, who="me")
+        assert await trip_ends(system, service, every) == ["completed", "completed"]
+        assert await all_effects(system, service, every) == {service: BOOKED, every: BOOKED}
+
+
+@server
 async def test_temporals_own_cancel_leaves_nothing_half_done(site: Site) -> None:
     (name,) = site.of("a")
     async with stuck(site, name) as (system, conduct):

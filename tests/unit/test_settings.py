@@ -156,3 +156,35 @@ async def test_a_folder_that_takes_no_data_is_told(folder: str, why: str) -> Non
 
 def test_a_folder_is_made_and_left_empty() -> None:
     assert list(writable(Path("a/b")).iterdir()) == []
+
+
+def test_limits_are_said_per_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("minuet.toml").write_text("[limits.payment]\nin_flight = 20\nrate_per_s = 50\n")
+    monkeypatch.setenv("MINUET_LIMITS__payment__in_flight", "5")
+    monkeypatch.setenv("MINUET_LIMITS__Shipping__RATE_PER_S", "0.5")
+    limits = Settings.load().limits
+    assert (limits["payment"].in_flight, limits["payment"].rate_per_s) == (5, 50.0)
+    assert (limits["Shipping"].in_flight, limits["Shipping"].rate_per_s) == (None, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[limits.payment]\nin_flight = 0", "limits.payment.in_flight must be greater than or equal to 1, not 0"),
+        ("[limits.payment]\nrate_per_s = 0", "limits.payment.rate_per_s must be greater than 0, not 0"),
+        ("[limits.payment]\nrate = 5", 'no setting "rate" in [limits]; there are in_flight, rate_per_s'),
+        ("[limits]\npayment = 5", "limits.payment must be a table"),
+    ],
+)
+def test_a_limit_that_makes_no_sense_is_told(text: str, said: str) -> None:
+    Path("minuet.toml").write_text(text)
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.load()
+    assert said in str(caught.value)
+
+
+async def test_a_limit_of_nobody_is_a_mistake() -> None:
+    settings = Settings(limits={"nobody": {"in_flight": 1}})  # type: ignore[dict-item]
+    with pytest.raises(ConfigurationError, match=r"\[limits\] names nobody, but there is only fairy, people, press"):
+        async with running(tiny.app, settings):
+            pass

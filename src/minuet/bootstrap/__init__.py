@@ -11,9 +11,8 @@ from minuet.app import App
 from minuet.bootstrap.parts import Adapters, Parts
 from minuet.bootstrap.system import System, chosen, everything
 from minuet.bootstrap.wiring import Wiring
-from minuet.core.errors import NotFound
-from minuet.observer import Observer, note
-from minuet.ports import Act, Clock, Delivery, Ids, Tx
+from minuet.observer import Observer
+from minuet.ports import Act, Clock, Delivery, Ids
 from minuet.settings import Settings
 
 __all__ = ["System", "everything", "hear_again", "outside", "running", "stored"]
@@ -108,13 +107,5 @@ async def hear_again(
     """
     system = System(app, settings, chosen(app, [service]), SystemClock(), SystemIds())
     async with AsyncExitStack() as stack:
-        place = await Wiring(system, stack).open_alone(service, channel, attributes, body)
-        delivery = Delivery(channel, attributes, body, 1, None)
-
-        def work(tx: Tx) -> None:
-            place.participant.hear_again(tx, delivery)
-            if not tx.parked.remove(parked_id):
-                raise NotFound(f"nothing is parked as {parked_id!r} any more")
-            note(tx, act)
-
-        await place.store.transact(work)
+        place = await Wiring(system, stack).open_alone(service)
+        await place.hear_again(parked_id, Delivery(channel, attributes, body, 1, None), act)

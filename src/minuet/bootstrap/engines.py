@@ -38,7 +38,7 @@ from minuet.ports import Entry, EntryState, Tx
 from minuet.runtime.gather import Gatherer
 from minuet.runtime.orchestrator import Orchestrator
 from minuet.runtime.performer import REACTION
-from minuet.runtime.place import Performed, Place
+from minuet.runtime.place import PAUSED_S, Performed, Place
 from minuet.runtime.reactor import IS_CANCELLED, ORCHESTRATOR, Fact, Reactor, step_key
 from minuet.runtime.worker import Worker
 from minuet.settings import Settings
@@ -155,6 +155,7 @@ class Asked:
         from minuet.adapters.temporal.activities import Late
 
         entry = await self._entry(replace(due, body=""))
+        self._check_not_paused(entry)
         if self._place.participant.is_late(entry):
             raise Late(self._place.participant.why_late(entry))
         command = await self._gatherer.command_for(entry)
@@ -163,6 +164,7 @@ class Asked:
 
     async def ask(self, due: Due) -> Told:
         entry = await self._entry(due)
+        self._check_not_paused(entry)
         answer = await self._orchestrator.perform(entry)
         told = self._told(entry, answer)
         await self._remember(entry, answer, told.literal)
@@ -210,6 +212,10 @@ class Asked:
         await self._store.transact(lambda tx: tx.inbox.settle(entry))
 
     # -- parts ---------------------------------------------------------------------------------------------------------
+
+    def _check_not_paused(self, entry: Entry) -> None:
+        if (scope := self._place.participant.paused_by(entry)) is not None:
+            raise NotYet(f"{scope} is paused", retry_after_s=PAUSED_S)
 
     def _rule(self, due: Due) -> Rule:
         from minuet.adapters.temporal.definitions import rules_of

@@ -9,11 +9,13 @@ from typing import Any
 
 from minuet.adapters.endpoints import Endpoints
 from minuet.app import App
+from minuet.bootstrap.operator import Operator
 from minuet.codec import Codec, remember
 from minuet.core.coordinator import Status, is_last
 from minuet.core.envelope import Envelope
-from minuet.core.errors import ConfigurationError, Conflict
+from minuet.core.errors import ConfigurationError, Conflict, NotFound, Rejected
 from minuet.core.messages import Command, Event, Query, SagaCancelled, View, name_of
+from minuet.core.operating import Scope, Verb
 from minuet.core.saga import COMPENSATED, COMPLETED
 from minuet.observer import Observer
 from minuet.ports import Act, Clock, Entry, Ids, Store, Transport
@@ -29,6 +31,7 @@ class System:
 
     Attributes:
         observer: what sagas, messages and failures look like.
+        operator: what else an operator does, to many sagas, and to what is parked.
         url: where HTTP is served, once `serve` was called.
     """
 
@@ -46,6 +49,7 @@ class System:
         self.transports: dict[str, Transport] = {}
         self.deployment = LocalDeployment(self)
         self.observer = Observer(app, self.codec, self.stores)
+        self.operator = Operator(self)
         self._ending: dict[tuple[str, str], asyncio.Future[Status | None]] = {}
 
     async def send(self, command: Command, *, key: str = "", wait_s: float = 30.0) -> Event:
@@ -112,6 +116,99 @@ class System:
         what = f"{view.saga}/{saga_id}"
         act = Act(at=self.clock.now(), who=who, verb="cancel", what=what, why=why)
         return await place.cancel(SagaCancelled(saga=view.saga, saga_id=saga_id, who=who, why=why), act)
+
+    async def pause(
+        self,
+        saga_id: str | None = None,
+        *,
+        saga: str | None = None,
+        all_of: str | None = None,
+        service: str | None = None,
+        who: str,
+        why: str = "",
+    ) -> bool:
+        """Begin nothing more of a saga, of all sagas of a type, or of what a service does, until `resume`.
+
+        What is under way ends, and messages are taken in and kept. Deadlines go on counting. It holds in every process
+        that hears of it, also when it is started again. False: it is paused, and everybody is told once more.
+
+        Args:
+            saga_id, all_of, service: one of them: a saga; a saga's type; a service, or ``orchestrator``.
+            saga: its name, where several sagas use one id.
+            who, why: are kept, and told to everybody.
+
+        Raises:
+            NotFound: there is no such saga, type or service.
+            Conflict: the saga is over.
+            Rejected: not one of the three was said.
+            ConfigurationError: the orchestrator runs elsewhere.
+        """
+        scope = await self.scope_of(saga_id, saga=saga, all_of=all_of, service=service)
+        if scope.saga_id and (status := await self.observer.status(scope.saga, scope.saga_id)) and status.is_final:
+            raise Conflict(f"{scope} is {status.value}; there is nothing to pause")
+        return await self.instruct(scope, Verb.PAUSE, who=who, why=why)
+
+    async def resume(
+        self,
+        saga_id: str | None = None,
+        *,
+        saga: str | None = None,
+        all_of: str | None = None,
+        service: str | None = None,
+        who: str,
+        why: str = "",
+    ) -> bool:
+        """Let go on what `pause` has stopped. False: it was not paused; everybody is told all the same.
+
+        What is paused in several ways goes on when the last of them is taken back. For the arguments and errors see
+        `pause`; a saga that is over may be resumed.
+        """
+        scope = await self.scope_of(saga_id, saga=saga, all_of=all_of, service=service)
+        return await self.instruct(scope, Verb.RESUME, who=who, why=why)
+
+    async def retry(
+        self,
+        saga_id: str | None = None,
+        *,
+        saga: str | None = None,
+        all_of: str | None = None,
+        service: str | None = None,
+        who: str,
+        why: str = "",
+    ) -> None:
+        """Try at once what has failed and waits for its next attempt. For the arguments and errors see `pause`."""
+        scope = await self.scope_of(saga_id, saga=saga, all_of=all_of, service=service)
+        await self.instruct(scope, Verb.RETRY, who=who, why=why)
+
+    async def scope_of(
+        self,
+        saga_id: str | None = None,
+        *,
+        saga: str | None = None,
+        all_of: str | None = None,
+        service: str | None = None,
+    ) -> Scope:
+        """What is meant by one of these; see `pause`."""
+        if sum(one is not None for one in (saga_id, all_of, service)) != 1:
+            raise Rejected("say one of these: a saga's id, all sagas of a type, a service")
+        if saga_id is not None:
+            return Scope(saga=(await self.observer.saga(saga_id, saga)).saga, saga_id=saga_id)
+        if all_of is not None:
+            if all_of not in self.app.current_sagas:
+                raise NotFound(f"app {self.app.name} has no saga {all_of!r}; it has {_listed(self.app.current_sagas)}")
+            return Scope(saga=all_of)
+        assert service is not None
+        there = participants_of(self.app) | set(everything(self.app))
+        if service not in there:
+            raise NotFound(f"app {self.app.name} has no service {service!r}; it has {_listed(there)}")
+        return Scope(service=service)
+
+    async def instruct(self, scope: Scope, verb: Verb, *, who: str, why: str) -> bool:
+        """See `pause`, `resume` and `retry`."""
+        # Without sagas there is no orchestrator, and the service is all that it concerns.
+        place = self._place(ORCHESTRATOR if self.app.sagas else scope.service)
+        act = Act(at=self.clock.now(), who=who, verb=verb.value, what=str(scope), why=why)
+        return await place.instruct(scope, verb, act)
 
     async def ask(self, query: Query) -> View:
         """The query's view. Raises NotFound."""
@@ -198,6 +295,11 @@ def everything(app: App) -> list[str]:
     return [*app.services, *([ORCHESTRATOR] if app.sagas else [])]
 
 
+def participants_of(app: App) -> set[str]:
+    """Every service that does something, of the app or elsewhere."""
+    return {*app.services, *(rule.service for saga in app.sagas for rule in saga.rules.every)}
+
+
 def chosen(app: App, services: Sequence[str] | None) -> list[str]:
     names = everything(app)
     for name in services or ():
@@ -208,12 +310,13 @@ def chosen(app: App, services: Sequence[str] | None) -> list[str]:
 
 def _spelled(app: App, settings: Settings) -> Settings:
     """The settings with the app's own spelling of its names."""
-    places = {"default", *everything(app), *(rule.service for saga in app.sagas for rule in saga.rules.every)}
+    places = {"default", *everything(app), *participants_of(app)}
     names = {
         "coordination": [saga.name for saga in app.sagas],
         "queries": [name_of(query) for service in app.services.values() for query in service.queries],
         "stores": places,
         "participants": places,
+        "limits": places,
     }
     return settings.model_copy(update={name: spelled(getattr(settings, name), known) for name, known in names.items()})
 

@@ -20,7 +20,15 @@ from minuet.bootstrap.transports import Place, Transports, channels_of, commande
 from minuet.bootstrap.wiring import Wiring, wired
 from minuet.core.compile import Kind
 from minuet.core.errors import ConfigurationError
-from minuet.core.messages import Command, Event, SagaCancelled, StepRefused, channel_for, name_of
+from minuet.core.messages import (
+    Command,
+    Event,
+    InstructionGiven,
+    SagaCancelled,
+    StepRefused,
+    channel_for,
+    name_of,
+)
 from minuet.ports import Ids, Subscription
 from minuet.runtime.reactor import ORCHESTRATOR, commands_channel
 from minuet.settings import Settings
@@ -267,6 +275,7 @@ def _publishing(app: App, commanded: Collection[str]) -> dict[str, dict[str, lis
                 continue
             publishes(rule.service, StepRefused, f"{rule.service}.refused")
             publishes(ORCHESTRATOR, SagaCancelled)
+            publishes(ORCHESTRATOR, InstructionGiven)
             if rule.service in commanded:
                 publishes(ORCHESTRATOR, rule.command, commands_channel(rule.service))
     return found

@@ -13,15 +13,16 @@ from minuet.app import App, Handler, IdempotencyKey, NewId, Now, Service
 from minuet.bootstrap import engines
 from minuet.bootstrap.parts import Adapters, Parts
 from minuet.bootstrap.stores import Stores
-from minuet.bootstrap.system import System, chosen, everything
+from minuet.bootstrap.system import System, chosen, everything, participants_of
 from minuet.bootstrap.transports import channels_of, commanded_in
 from minuet.core.compile import Kind
-from minuet.core.errors import ConfigurationError, MessageError
+from minuet.core.errors import ConfigurationError
 from minuet.core.messages import name_of
 from minuet.core.projection import Coordination
 from minuet.ports import Transport
 from minuet.runtime.directory import Directory, Elsewhere
 from minuet.runtime.gather import Gatherer
+from minuet.runtime.limits import Limit
 from minuet.runtime.orchestrator import AsksByMessages, Orchestrator, asking_handlers
 from minuet.runtime.participant import Participant
 from minuet.runtime.performer import REACTION
@@ -60,6 +61,7 @@ class Wiring:
             (self.settings.coordination, sagas, "coordination", "sagas"),
             (self.settings.queries, queries, "queries", "queries"),
             (self.settings.stores, {"default", *everything(self.app)}, "stores", "services"),
+            (self.settings.limits, participants_of(self.app), "limits", "services"),
         ):
             for name in given:
                 if name not in there:
@@ -140,6 +142,7 @@ class Wiring:
             if name in self.system.stores:
                 place = self._place(name, reactors[name], asked if name == ORCHESTRATOR else everywhere)
                 self.system.places[name] = place
+                await place.look_for_instructions()  # before anything can be handed in
                 hears = list({id(one): one for one in map(self.transport_of, subscriptions[name].wanted)}.values())
                 relay = Relay(place.store, self.transport_of, self.system.ids)
                 worker = Worker(place, relay, hears, self.system.ids, grace_s=self.settings.grace_s)
@@ -147,21 +150,12 @@ class Wiring:
                     worker = engines.WorkerWithTemporal(self.engine, worker)
                 self.system.workers[name] = worker
 
-    async def open_alone(self, name: str, channel: str, attributes: Mapping[str, str], body: bytes) -> Place:
-        """A place that is connected to nothing but its store, for a message that it will hear.
-
-        Raises:
-            MessageError: it would not.
-        """
-        reactor = self.reactor(name)
-        envelope = self.system.codec.envelope_of(attributes, body, channel=channel, now=self.system.clock.now())
-        self.system.codec.decode(envelope)
-        if not reactor.subscription(self.models_of(reactor)).wants(channel, envelope):
-            raise MessageError(
-                f"{name} does not listen to {envelope.type} on {channel}, so it would not hear it; discard it"
-            )
+    async def open_alone(self, name: str) -> Place:
+        """A place that begins nothing and is connected to nothing but its store, for a message that it will hear."""
         await self.open_store(name, with_schema=False)
-        return self._place(name, reactor, Directory({}, None))
+        place = self._place(name, self.reactor(name), Directory({}, None))
+        place.stand_aside()
+        return place
 
     async def open_stored(self) -> None:
         """Open the stores in which there is something.
@@ -274,7 +268,11 @@ class Wiring:
         kept = {model.query for model in models}
         gatherer = Gatherer(store, reactor, codec, directory, kept.__contains__)
         queries = dict(service.queries) if service else {}
-        place = Place(store, participant, gatherer, codec, clock, queries)
+        limits = {
+            service: Limit(in_flight=one.in_flight, rate_per_s=one.rate_per_s)
+            for service, one in self.settings.limits.items()
+        }
+        place = Place(store, participant, gatherer, codec, clock, queries, limits)
         if service is None:
             asks_by_messages = AsksByMessages(
                 store, self.system.ids, commanded_in(self.app, self.settings), self.settings.orchestration.ask_again_s
@@ -312,6 +310,7 @@ class Wiring:
     async def serve(self) -> None:
         """Answer HTTP for the services of this process, and let the other processes know where."""
         from minuet.doors.http import http_app
+        from minuet.doors.parked import ParkedDoor
         from minuet.doors.sagas import SagasDoor
         from minuet.doors.server import serve
 
@@ -326,8 +325,9 @@ class Wiring:
         desks = {name: place for name, place in self.system.places.items() if name != ORCHESTRATOR}
         sagas = None
         if ORCHESTRATOR in self.system.places:
-            sagas = SagasDoor(self.app.current_sagas, self.system, self.system.observer)
-        asgi = http_app(self.app, desks, self.system.codec, self.system.clock, self.system.ids, mounted, sagas)
+            sagas = SagasDoor(self.app.current_sagas, self.system, self.system.observer, self.system.operator)
+        parked = ParkedDoor(self.system.observer, self.system.operator)
+        asgi = http_app(self.app, desks, self.system.codec, self.system.clock, self.system.ids, mounted, sagas, parked)
         self.system.url = await self.stack.enter_async_context(serve(asgi, self.settings.host, self.settings.port))
         self.stack.callback(self.system.deployment.close)
         self.system.deployment.announce(self.system.url)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import os
-import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,12 +22,6 @@ WhoOption = Annotated[
     typer.Option("--who", envvar=OPERATOR, show_envvar=True, help="Whose act it is; else the user of this machine."),
 ]
 WhyOption = Annotated[str, typer.Option("--why", help="Kept with it.")]
-
-
-def act_of(verb: str, what: str, who: str | None, why: str) -> Act:
-    from minuet.ports import Act
-
-    return Act(at=time.time(), who=operator(who), verb=verb, what=what, why=why)
 
 
 def operator(who: str | None) -> str:

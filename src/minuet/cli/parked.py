@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from minuet.cli.audit import WhoOption, WhyOption, act_of
+from minuet.cli.audit import WhoOption, WhyOption, operator
 from minuet.cli.loading import AppOption, ConfigOption, DataOption, JsonOption, observing, outside_of, run_async
+from minuet.cli.many import DryRunOption, MostOption, WhereOption, YesOption, ask_first, do_to_all, filter_of, one_of
 from minuet.cli.tables import console, in_one_line, listed, moment, print_json, readable, table
-from minuet.core.errors import ConfigurationError, NotFound
 
 if TYPE_CHECKING:
-    from minuet.observer import Observer, ParkedView
-    from minuet.ports import Act
+    from minuet.bootstrap import System
+    from minuet.observer import ParkedView
 
 app = typer.Typer(help="Messages and commands that need an operator.", no_args_is_help=True)
 
-COPIES_MAX = 10_000
-
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="As `minuet parked list` names it.")]
+OneArgument = Annotated[str | None, typer.Argument(metavar="[ID]", help="As `minuet parked list` names it.")]
 
 
 @app.command("list")
 def list_parked(
+    where: WhereOption = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=100_000, help="At most so many.")] = 200,
     app: AppOption = None,
     data: DataOption = None,
@@ -40,6 +37,9 @@ def list_parked(
     """
 
     async def look() -> list[ParkedView]:
+        if where:
+            async with outside_of(app, data, config) as system:
+                return await system.operator.parked(filter_of(where), limit=limit)
         async with observing(app, data, config) as observer:
             return await observer.parked(limit=limit)
 
@@ -114,69 +114,117 @@ def _print_one(view: ParkedView) -> None:
 
 @app.command("retry")
 def retry(
-    parked_id: IdArgument,
+    parked_id: OneArgument = None,
     body: Annotated[
         Path | None,
         typer.Option("--body", metavar="FILE", exists=True, dir_okay=False, help="Mend its body first."),
     ] = None,
+    where: WhereOption = None,
+    limit: MostOption = 1000,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
     who: WhoOption = None,
     why: WhyOption = "",
     app: AppOption = None,
     data: DataOption = None,
     config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Try it again: a message is taken in once more by whoever has parked it, a command is due once more.
 
     Example: minuet parked retry inventory:orders/17 --body mended.json
     """
+    one_of(ID=parked_id, where=where)
+    if where and body is not None:
+        raise typer.BadParameter("one body does not mend many", param_hint="--body")
 
-    async def mend() -> str:
-        async with _at_work(app, data, config) as work:
-            act = act_of("retry", parked_id.partition(":")[2], who, why)
-            return await work.retry(parked_id, body.read_bytes() if body else None, act)
+    async def mend() -> None:
+        async with outside_of(app, data, config) as system:
+            if where:
+                await _to_many(system, "retry", where, limit, dry_run, yes, who, why, as_json)
+                return
+            assert parked_id is not None
+            sent = body.read_bytes() if body else None
+            taken = await system.operator.retry_parked(parked_id, body=sent, who=operator(who), why=why)
+            services = sorted(one.service for one in taken)
+            if as_json:
+                print_json({"id": parked_id, "services": services})
+            else:
+                typer.echo(in_one_line(_retried(taken[0], services, is_mended=body is not None)))
 
-    typer.echo(in_one_line(run_async(mend)))
+    run_async(mend)
+
+
+def _retried(view: ParkedView, services: list[str], *, is_mended: bool) -> str:
+    if view.kind != "message":
+        return f"{view.type} is due again; {view.service} takes it up as soon as it runs"
+    mended = ", mended," if is_mended else ""
+    goes_on = f"goes on as soon as {'it runs' if len(services) == 1 else 'they run'}"
+    return f"{view.type}{mended} is taken in by {listed(services)}; what it makes due {goes_on}"
 
 
 @app.command("discard")
 def discard(
-    parked_id: IdArgument,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    parked_id: OneArgument = None,
+    where: WhereOption = None,
+    limit: MostOption = 1000,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
     who: WhoOption = None,
     why: WhyOption = "",
     app: AppOption = None,
     data: DataOption = None,
     config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Take a parked message away for good. A command is retried or answered: somebody is owed its answer.
 
     Example: minuet parked discard inventory:orders/17 --yes
     """
+    one_of(ID=parked_id, where=where)
 
-    async def forget() -> ParkedView:
-        async with observing(app, data, config) as observer:
-            view = await observer.parked_one(parked_id)
+    async def forget() -> None:
+        async with outside_of(app, data, config) as system:
+            if where:
+                await _to_many(system, "discard", where, limit, dry_run, yes, who, why, as_json)
+                return
+            assert parked_id is not None
+            view = await system.observer.parked_one(parked_id)
             if view.kind == "message" and not yes:
                 typer.confirm(f"Discard {view.type} for good? It cannot be brought back.", abort=True, err=True)
-            return await observer.forget(parked_id, act_of("discard", parked_id.partition(":")[2], who, why))
+            view = await system.operator.discard_parked(parked_id, who=operator(who), why=why)
+            if as_json:
+                print_json(view)
+            else:
+                typer.echo(in_one_line(f"{view.id} is gone: {view.type}, parked because {view.reason}"))
 
-    view = run_async(forget)
-    typer.echo(in_one_line(f"{view.id} is gone: {view.type}, parked because {view.reason}"))
+    run_async(forget)
 
 
 @app.command("answer")
 def answer(
-    parked_id: IdArgument,
+    parked_id: OneArgument = None,
     event: Annotated[
         str | None, typer.Option("--event", metavar="TYPE", help="The answer's type; a reaction owes none.")
     ] = None,
-    body: Annotated[str, typer.Option("--body", metavar="JSON", help="What it says.")] = "{}",
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    body: Annotated[
+        str,
+        typer.Option(
+            "--body",
+            metavar="JSON",
+            help="What it says; with --where, what it leaves out is taken from each command, by the same name.",
+        ),
+    ] = "{}",
+    where: WhereOption = None,
+    limit: MostOption = 1000,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
     who: WhoOption = None,
     why: WhyOption = "",
     app: AppOption = None,
     data: DataOption = None,
     config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Say what came of a parked command in the place of its service, which did it otherwise, or never will.
 
@@ -186,6 +234,7 @@ def answer(
     """
     import json
 
+    one_of(ID=parked_id, where=where)
     try:
         said = json.loads(body)
     except ValueError as error:
@@ -193,63 +242,45 @@ def answer(
     if not isinstance(said, dict):
         raise typer.BadParameter("it is not a JSON object", param_hint="--body")
 
-    async def settle() -> str:
-        from minuet.core.errors import Rejected
-
+    async def settle() -> None:
         async with outside_of(app, data, config) as system:
+            if where:
+                await _to_many(system, "answer", where, limit, dry_run, yes, who, why, as_json, event, said)
+                return
+            assert parked_id is not None
             view = await system.observer.parked_one(parked_id)
-            if view.kind == "message":
-                raise Rejected(f"{parked_id} is a message, which owes nobody an answer; retry or discard it")
-            outcome = None if event is None else system.codec.event_of(event, said)
-            if not yes:
+            if event is not None:
+                system.codec.event_of(event, said)  # before anybody is asked
+            if view.kind != "message" and not yes:
                 asked = f"answer {event} for {view.type}" if event else f"skip {view.type}"
                 typer.confirm(in_one_line(f"{asked}? It cannot be taken back."), abort=True, err=True)
-            own = parked_id.partition(":")[2]
-            await system.places[view.service].answer_for(own, outcome, act_of("answer", own, who, why))
-            return f"{view.type} is done: {event or 'skipped'}; what follows from it goes on as soon as services run"
+            await system.operator.answer_parked(parked_id, event, said, who=operator(who), why=why)
+            if as_json:
+                print_json({"id": parked_id, "event": event})
+            else:
+                told = (
+                    f"{view.type} is done: {event or 'skipped'}; what follows from it goes on as soon as services run"
+                )
+                typer.echo(in_one_line(told))
 
-    typer.echo(in_one_line(run_async(settle)))
-
-
-@dataclass(frozen=True, slots=True)
-class AtWork:
-    """What a retry needs."""
-
-    observer: Observer
-    hear: Any
-
-    async def retry(self, parked_id: str, body: bytes | None, act: Act) -> str:
-        view = await self.observer.parked_one(parked_id)
-        if view.kind == "message":
-            return await self._hear(view, body, act)
-        if body is not None:
-            raise ConfigurationError(
-                f"{parked_id} is a {view.kind}: what it says is decided, so retry it without --body"
-            )
-        if not await self.observer.reopen(parked_id, act):
-            raise NotFound(f"nothing is parked as {parked_id!r} any more")
-        return f"{view.type} is due again; {view.service} takes it up as soon as it runs"
-
-    async def _hear(self, view: ParkedView, body: bytes | None, act: Act) -> str:
-        """Whoever else has parked the same message hears it again as well."""
-        own = view.id.partition(":")[2]
-        copies = [one for one in await self.observer.parked(limit=COPIES_MAX) if one.id.partition(":")[2] == own]
-        for copy in copies:
-            said = copy.body if body is None else body
-            await self.hear(copy.service, own, copy.channel, copy.attributes, said, act)
-        hearers = listed(sorted(copy.service for copy in copies))
-        mended = ", mended," if body is not None else ""
-        goes_on = f"goes on as soon as {'it runs' if len(copies) == 1 else 'they run'}"
-        return f"{view.type}{mended} is taken in by {hearers}; what it makes due {goes_on}"
+    run_async(settle)
 
 
-@asynccontextmanager
-async def _at_work(app: str | None, data: Path | None, config: Path | None) -> AsyncIterator[AtWork]:
-    from functools import partial
-
-    from minuet.bootstrap import hear_again
-    from minuet.cli.loading import load_settings
-
-    settings = load_settings(config, data=data)
-    async with observing(app, data, config) as observer:
-        yield AtWork(observer, partial(hear_again, observer.app, settings))
+async def _to_many(
+    system: System,
+    verb: str,
+    where: list[str],
+    limit: int,
+    dry_run: bool,
+    yes: bool,
+    who: str | None,
+    why: str,
+    as_json: bool,
+    event: str | None = None,
+    content: dict[str, Any] | None = None,
+) -> None:
+    views = await system.operator.parked(filter_of(where), limit=limit)
+    names = [view.id for view in views]
+    if ask_first(verb, names, dry_run=dry_run, yes=yes, as_json=as_json):
+        acting = system.operator.to_parked(verb, views, who=operator(who), why=why, event=event, content=content)
+        await do_to_all(verb, names, acting, as_json=as_json)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from minuet.cli.audit import WhoOption, WhyOption, operator
+from minuet.cli import pausing
 from minuet.cli.loading import (
     AppOption,
     ConfigOption,
@@ -18,6 +18,7 @@ from minuet.cli.loading import (
     outside_of,
     run_async,
 )
+from minuet.cli.many import WhereOption, filter_of
 from minuet.cli.reconcile import reconcile
 from minuet.cli.tables import console, count, in_one_line, moment, print_json, status_text, table
 
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Where each saga is, what it waits for and what was said.", no_args_is_help=True)
 app.command("reconcile")(reconcile)
+app.command("cancel")(pausing.cancel_saga)
+app.command("pause")(pausing.pause)
+app.command("resume")(pausing.resume)
+app.command("retry")(pausing.retry)
+app.command("paused")(pausing.paused)
 
 
 GAPS = 8
@@ -47,6 +53,7 @@ class Wanted(StrEnum):
 @app.command("list")
 def list_sagas(
     status: Annotated[Wanted | None, typer.Option("--status", help="Only those.")] = None,
+    where: WhereOption = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most so many.")] = 20,
     app: AppOption = None,
     data: DataOption = None,
@@ -59,6 +66,10 @@ def list_sagas(
     """
 
     async def look() -> list[SagaView]:
+        if where:
+            which = filter_of([*where, *([f"status={status}"] if status else [])])
+            async with outside_of(app, data, config) as system:
+                return await system.operator.sagas(which, limit=limit, also_ended=True)
         async with observing(app, data, config) as observer:
             return await observer.sagas(limit=limit, only=status)
 
@@ -70,7 +81,7 @@ def list_sagas(
 
 
 def _summary(view: SagaView) -> dict[str, Any]:
-    fields = ("saga", "id", "status", "coordination", "definition", "began_at", "waiting")
+    fields = ("saga", "id", "status", "coordination", "definition", "began_at", "waiting", "paused")
     return {name: getattr(view, name) for name in fields}
 
 
@@ -140,38 +151,6 @@ def begin_saga(
         typer.echo(in_one_line(f"{saga} {saga_id} was begun with the same content before"))
 
 
-@app.command("cancel")
-def cancel_saga(
-    saga_id: Annotated[str, typer.Argument(metavar="ID", help="Of the saga.")],
-    saga: Annotated[str | None, typer.Option("--saga", help="The saga's name, where several sagas use one id.")] = None,
-    who: WhoOption = None,
-    why: WhyOption = "",
-    app: AppOption = None,
-    data: DataOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Say that a saga is no longer wanted: whoever is next refuses its step, and what was done is undone.
-
-    It may come too late, and then the saga completes.
-
-    Example: minuet sagas cancel ORD12345 --why "the customer changed her mind"
-    """
-
-    async def cancel() -> bool:
-        async with outside_of(app, data, config) as system:
-            if saga:
-                find_saga(system.app, saga)
-            return await system.cancel(saga_id, who=operator(who), why=why, saga=saga)
-
-    is_new = run_async(cancel)
-    if as_json:
-        print_json({"id": saga_id, "cancelled": True, "before": not is_new})
-    else:
-        told = "everybody hears of it: whoever is next refuses its step, unless nothing can be refused any more"
-        typer.echo(in_one_line(f"{saga_id} is cancelled; {told}" if is_new else f"{saga_id} was cancelled before"))
-
-
 @app.command("show")
 def show_saga(
     saga_id: Annotated[str, typer.Argument(metavar="ID", help="Of the saga: for the shop, the order's id.")],
@@ -211,6 +190,9 @@ def print_saga(view: SagaView, observer: Observer) -> None:
     screen.print(f"{how}, definition {view.definition}, began {moment(view.began_at)}", style="dim")
     for one in view.waiting:
         screen.print(Text.assemble("waits for ", (one.command, "bold"), f" of {one.service}: {one.why}"))
+    for pause in view.paused:
+        said = f" {moment(pause.at)} by {pause.who}{f': {pause.why}' if pause.why else ''}"
+        screen.print(Text.assemble(("paused: ", "bold yellow"), in_one_line(pause.what + said)))
     if view.attempts:
         screen.print()
         screen.print(_attempts(view))

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
 from minuet.core.errors import DefinitionError
+from minuet.core.operating import Verb
 
 Upcast = Callable[[dict[str, Any]], dict[str, Any]]
 """Turns the JSON object of one schema version into that of the next."""
@@ -183,6 +184,22 @@ class SagaCancelled(Event, channel="sagas.cancelled"):
 
     saga: str
     saga_id: str
+    who: str
+    why: str = ""
+
+
+class InstructionGiven(Event, channel="sagas.instructed"):
+    """An operator wants sagas, or a service, to pause, to go on, or to try again now; see `minuet.core.operating`.
+
+    Of two about the same the later one counts, by ``at`` (seconds since 1970) and in whichever order they are heard; of
+    two at the same time, the one that resumes.
+    """
+
+    verb: Verb
+    saga: str = ""
+    saga_id: str = ""
+    service: str = ""
+    at: float
     who: str
     why: str = ""
 

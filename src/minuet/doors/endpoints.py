@@ -7,7 +7,7 @@ import contextlib
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -169,7 +169,7 @@ class QueryEndpoint:
         )
 
     async def __call__(self, asked: Asked) -> Reply:
-        values = self._parameters(asked.scope["query_string"])
+        values = parameters_in(asked, self.parameters, self.many)
         values.update(zip(self.path_aliases, asked.values, strict=True))
         validator = self.query.__pydantic_validator__
         try:
@@ -182,29 +182,32 @@ class QueryEndpoint:
         view = await self.desk.read(query)
         return Reply(200, view_to_bytes(view), [("cache-control", "no-store")])
 
-    def _parameters(self, query_string: bytes) -> dict[str, Any]:
-        if not query_string:
-            return {}
-        try:
-            pairs = parse_qsl(
-                query_string.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=PARAMETERS_MAX
-            )
-        except ValueError:
-            raise invalid([("query", f"it cannot be read as at most {PARAMETERS_MAX} parameters in UTF-8")]) from None
-        found: dict[str, Any] = {}
-        for name, value in pairs:
-            if name in self.many:
-                found.setdefault(name, []).append(value)
-            elif name not in self.parameters:
-                raise invalid([(name, f"there is no such parameter; there is {', '.join(self.parameters) or 'none'}")])
-            elif name in found:
-                raise invalid([(name, "it is given twice")])
-            else:
-                found[name] = value
-        return found
-
 
 # -- what a request says -----------------------------------------------------------------------------------------------
+
+
+def parameters_in(asked: Asked, known: Collection[str], many: Collection[str] = ()) -> dict[str, Any]:
+    """What the query string says by these names; those of ``many`` may be said again and again, and are lists."""
+    query_string: bytes = asked.scope["query_string"]
+    if not query_string:
+        return {}
+    try:
+        pairs = parse_qsl(
+            query_string.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=PARAMETERS_MAX
+        )
+    except ValueError:
+        raise invalid([("query", f"it cannot be read as at most {PARAMETERS_MAX} parameters in UTF-8")]) from None
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in many:
+            found.setdefault(name, []).append(value)
+        elif name not in known:
+            raise invalid([(name, f"there is no such parameter; there is {', '.join(known) or 'none'}")])
+        elif name in found:
+            raise invalid([(name, "it is given twice")])
+        else:
+            found[name] = value
+    return found
 
 
 def headers_in(asked: Asked) -> dict[str, str]:

@@ -3,6 +3,7 @@
 POST /orders                    a command: 200 or 202 with the event that answers it, 409 with the refusal
 GET /orders/{order_id}          a query: 200 with the view, 404
 GET /sagas  /sagas/{id}         what became of sagas; POST /sagas/<name> begins one: see `minuet.doors.sagas`
+GET /parked  /parked/{id}      what needs an operator: see `minuet.doors.parked`
 GET /health  /openapi.json  /docs
 /<service>/...                  what the service itself mounts
 """
@@ -27,19 +28,23 @@ from minuet.core.messages import Command, HttpRoute, Message, Query, name_of
 from minuet.core.saga import Saga
 from minuet.doors.endpoints import CommandEndpoint, QueryEndpoint
 from minuet.doors.openapi import document_of
+from minuet.doors.parked import ParkedDoor
 from minuet.doors.routing import Asked, Endpoint, PathRoute, Reply, instance_of, segments_of
 from minuet.doors.sagas import SagasDoor
 from minuet.ports import Clock, Ids
 from minuet.runtime.desk import Desk
 
-OWN_PATHS = ("/health", "/openapi.json", "/docs")
+OWN_PATHS = ("/health", "/openapi.json", "/docs", "/paused")
+OWN_FOLDERS = ("sagas", "parked")
 _KINDS = {404: ("no-such-route", "No such route"), 405: ("method-not-allowed", "Method not allowed")}
 
 
 class Doors(FastAPI):
     """The application. Its OpenAPI document is made from the contract when somebody asks for it."""
 
-    def __init__(self, name: str, messages: list[type[Command] | type[Query]], sagas: list[Saga]) -> None:
+    def __init__(
+        self, name: str, messages: list[type[Command] | type[Query]], sagas: list[Saga], *, has_parked: bool
+    ) -> None:
         super().__init__(
             title=name,
             redoc_url=None,
@@ -49,10 +54,11 @@ class Doors(FastAPI):
         )
         self.messages = messages
         self.sagas = sagas
+        self.has_parked = has_parked
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
-            self.openapi_schema = document_of(self.title, self.messages, self.sagas)
+            self.openapi_schema = document_of(self.title, self.messages, self.sagas, has_parked=self.has_parked)
         return self.openapi_schema
 
 
@@ -64,12 +70,14 @@ def http_app(
     ids: Ids,
     mounted: Mapping[str, ASGIApp],
     sagas: SagasDoor | None = None,
+    parked: ParkedDoor | None = None,
 ) -> FastAPI:
     """The ASGI application of those of the app's services that have a desk.
 
     Args:
         desks: by service.
         sagas: where sagas can be begun and looked at.
+        parked: where what is parked can be looked at and dealt with.
         mounted: applications of the services' own, each served under ``/<service>``, behind the contract's addresses.
 
     Raises:
@@ -81,7 +89,7 @@ def http_app(
         route = message.__contract__.http
         assert route is not None
         methods = table.setdefault(_shape(route), {})
-        if route.method in methods or route.path in OWN_PATHS or route.path.split("/")[1] == "sagas":
+        if route.method in methods or route.path in OWN_PATHS or route.path.split("/")[1] in OWN_FOLDERS:
             other = name_of(methods[route.method][0]) if route.method in methods else "minuet itself"
             raise DefinitionError(
                 f"{name_of(message)} and {other} both want {route.method} {route.path}; give one another path"
@@ -92,7 +100,7 @@ def http_app(
         else:
             methods[route.method] = message, QueryEndpoint(message, desk)
 
-    doors = Doors(app.name, messages, list(sagas.sagas.values()) if sagas else [])
+    doors = Doors(app.name, messages, list(sagas.sagas.values()) if sagas else [], has_parked=parked is not None)
     routes = [PathRoute("/health", {"GET": _health(desks)})]
     # Where a path fits two templates, the one whose words come first wins: /orders/recent before /orders/{id}.
     for shape, methods in sorted(table.items(), key=lambda item: tuple((part == "{}", part) for part in item[0])):
@@ -101,6 +109,8 @@ def http_app(
         routes.append(PathRoute(path.path, {method: endpoint for method, (_, endpoint) in methods.items()}))
     if sagas is not None:
         routes += sagas.routes()
+    if parked is not None:
+        routes += parked.routes()
     doors.router.routes[:0] = routes
     for service, asgi in mounted.items():
         doors.mount(f"/{service}", asgi)

@@ -14,7 +14,7 @@ from minuet.codec_http import JSON, PROBLEM_JSON, PROBLEM_TYPE, REFUSAL_TYPE, al
 from minuet.core.envelope import Envelope
 from minuet.core.messages import Command, Event, Message, Query, Refusal, StepRefused, name_of, refusals, successes
 from minuet.core.saga import Saga
-from minuet.doors import openapi_sagas
+from minuet.doors import openapi_parked, openapi_sagas
 
 SCHEMAS = "#/components/schemas/"
 Json = dict[str, Any]
@@ -89,11 +89,18 @@ _HEALTH: Json = {
 }
 
 
-def document_of(title: str, messages: Iterable[type[Command] | type[Query]], sagas: Iterable[Saga] = ()) -> Json:
+def document_of(
+    title: str,
+    messages: Iterable[type[Command] | type[Query]],
+    sagas: Iterable[Saga] = (),
+    *,
+    has_parked: bool = False,
+) -> Json:
     """The whole document.
 
     Args:
         sagas: those that can be begun and looked at here.
+        has_parked: whether what is parked can be.
     """
     messages = list(messages)
     schemas = _Schemas(messages)
@@ -107,6 +114,9 @@ def document_of(title: str, messages: Iterable[type[Command] | type[Query]], sag
     if sagas:
         paths |= openapi_sagas.paths_of(sagas)
         schemas.components |= openapi_sagas.SCHEMAS
+    if has_parked:
+        paths |= openapi_parked.paths()
+        schemas.components |= openapi_parked.SCHEMAS
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "version": "1", "description": "Made from the messages by minuet."},

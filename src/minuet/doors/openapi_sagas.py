@@ -1,52 +1,75 @@
-"""What the OpenAPI document says of the addresses below ``/sagas``."""
+"""What the OpenAPI document says of the addresses below ``/sagas``, and of what is paused."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from minuet.codec_http import JSON, aliases_of
-from minuet.core.coordinator import Status
 from minuet.core.messages import Event
 from minuet.core.saga import Saga
-from minuet.observer import NEEDS_OPERATOR
+from minuet.doors.openapi_operating import (
+    LIMIT_PARAMETER,
+    MANY_RESPONSES,
+    WHEN,
+    Json,
+    body,
+    chosen_by,
+    found,
+    object_of,
+    parameter,
+    problems,
+    reference,
+    said,
+    texts,
+    where,
+)
+from minuet.doors.sagas import CHOSEN_BY, STATUSES, VERBS
 
-Json = dict[str, Any]
-
-_WHEN: Json = {"type": ["string", "null"], "format": "date-time"}
-_STATUS: Json = {"type": "string", "enum": [*(one.value for one in Status), NEEDS_OPERATOR]}
-
-
-def _object(**properties: Json) -> Json:
-    return {"type": "object", "required": list(properties), "properties": properties}
-
-
-def _text(*names: str) -> dict[str, Json]:
-    return {name: {"type": "string"} for name in names}
-
-
-_WAITING = _object(**_text("step", "service", "command", "why"))
-_ATTEMPT = _object(
-    **_text("step", "command", "at", "state", "error", "answer"),
+_STATUS: Json = {"type": "string", "enum": list(STATUSES)}
+_WAITING = object_of(**texts("step", "service", "command", "why"))
+_PAUSED = object_of(
+    **texts("what", "saga", "sagaId", "service", "who", "why"),
+    at=WHEN,
+    places={"type": "array", "items": {"type": "string"}},
+)
+_ATTEMPT = object_of(
+    **texts("step", "command", "at", "state", "error", "answer"),
     attempts={"type": "integer"},
-    changedAt=_WHEN,
-    dueAt=_WHEN,
+    changedAt=WHEN,
+    dueAt=WHEN,
 )
-_MESSAGE = _object(
-    **_text("type", "sender", "step"), time=_WHEN, hearers={"type": "array", "items": {"type": "string"}}, body={}
+_MESSAGE = object_of(
+    **texts("type", "sender", "step"), time=WHEN, hearers={"type": "array", "items": {"type": "string"}}, body={}
 )
-_SUMMARY: Json = _object(
-    **_text("saga", "id", "coordination", "definition"),
+_SUMMARY: Json = object_of(
+    **texts("saga", "id", "coordination", "definition"),
     status=_STATUS,
-    beganAt=_WHEN,
+    beganAt=WHEN,
     waiting={"type": "array", "items": _WAITING},
+    paused={"type": "array", "items": reference("Paused")},
 )
-_WHOLE: Json = _object(
+_WHOLE: Json = object_of(
     **_SUMMARY["properties"],
     attempts={"type": "array", "items": _ATTEMPT},
     messages={"type": "array", "items": _MESSAGE},
 )
-SCHEMAS: Mapping[str, Json] = {"SagaSummary": _SUMMARY, "SagaView": _WHOLE}
+SCHEMAS: Mapping[str, Json] = {"SagaSummary": _SUMMARY, "SagaView": _WHOLE, "Paused": _PAUSED}
+
+_ID: Json = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
+_SAGA = parameter("saga", {"type": "string", "description": "Where several sagas use one id."})
+_ONE = [_ID, _SAGA]
+_SUMMARIES = {
+    "cancel": "Say that a saga is no longer wanted; it may come too late",
+    "pause": "Begin nothing more of a saga until it is resumed",
+    "resume": "Let a saga that was paused go on",
+    "retry": "Try at once what waits for its next attempt",
+}
+_TOLD = {
+    "cancel": ("Everybody hears of it.", "It was said before."),
+    "pause": ("Everybody hears of it.", "It is paused."),
+    "resume": ("Everybody hears of it.", "It was not paused."),
+    "retry": ("Everybody hears of it.", ""),
+}
 
 
 def paths_of(sagas: Iterable[Saga]) -> dict[str, Json]:
@@ -57,13 +80,10 @@ def paths_of(sagas: Iterable[Saga]) -> dict[str, Json]:
                 "operationId": "listSagas",
                 "summary": "The sagas that began last, the newest first",
                 "tags": ["minuet"],
-                "parameters": [
-                    _parameter("status", _STATUS),
-                    _parameter("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 50}),
-                ],
+                "parameters": [*chosen_by(CHOSEN_BY, status=_STATUS), LIMIT_PARAMETER],
                 "responses": {
-                    "200": _found({"type": "array", "items": _reference("SagaSummary")}, "sagas"),
-                    "422": _response("Invalid"),
+                    "200": found({"type": "array", "items": reference("SagaSummary")}, "sagas"),
+                    **problems("422"),
                 },
             }
         },
@@ -72,38 +92,73 @@ def paths_of(sagas: Iterable[Saga]) -> dict[str, Json]:
                 "operationId": "showSaga",
                 "summary": "A saga with all attempts and messages, and what it waits for",
                 "tags": ["minuet"],
-                "parameters": [
-                    {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}},
-                    _parameter("saga", {"type": "string", "description": "Where several sagas use one id."}),
-                ],
+                "parameters": _ONE,
                 "responses": {
-                    "200": {"description": "It.", "content": {JSON: {"schema": _reference("SagaView")}}},
-                    "404": _response("NotFound"),
+                    "200": {"description": "It.", "content": {JSON: {"schema": reference("SagaView")}}},
+                    **problems("404"),
                 },
             }
         },
+        "/paused": {
+            "get": {
+                "operationId": "listPaused",
+                "summary": "What is paused, by whom and why; the oldest first",
+                "tags": ["minuet"],
+                "responses": {"200": found({"type": "array", "items": reference("Paused")}, "paused")},
+            }
+        },
     }
-    paths["/sagas/{id}/cancel"] = {"post": _CANCEL}
+    for verb in VERBS:
+        paths[f"/sagas/{{id}}/{verb}"] = {"post": _to_one(verb)}
+        paths[f"/sagas/{verb}"] = {"post": _to_many(verb)}
     for saga in sagas:
         paths[f"/sagas/{saga.name}"] = {"post": _begin(saga)}
     return paths
 
 
+def _to_one(verb: str) -> Json:
+    new, old = _TOLD[verb]
+    return {
+        "operationId": f"{verb}Saga",
+        "summary": _SUMMARIES[verb],
+        "tags": ["minuet"],
+        "parameters": _ONE,
+        "requestBody": body(said()),
+        "responses": {
+            "202": {"description": new},
+            **({"200": {"description": old}} if old else {}),
+            **problems("404", "422"),
+        },
+    }
+
+
+def _to_many(verb: str) -> Json:
+    more = {} if verb == "cancel" else texts("allOf", "service")
+    told = {} if verb == "cancel" else {"202": {"description": _TOLD[verb][0]}}
+    return {
+        "operationId": f"{verb}Sagas",
+        "summary": f"{verb.capitalize()} all sagas that are chosen"
+        + ("" if verb == "cancel" else ", those of a type, or what a service does"),
+        "tags": ["minuet"],
+        "requestBody": body(said(**where(CHOSEN_BY), **more)),
+        "responses": {**MANY_RESPONSES, **told, **problems("404", "422")},
+    }
+
+
 def _begin(saga: Saga) -> Json:
     done = {
-        "content": {JSON: {"schema": _object(**_text("saga", "id"))}},
+        "content": {JSON: {"schema": object_of(**texts("saga", "id"))}},
         "headers": {"Location": {"$ref": "#/components/headers/Location"}},
     }
     return {
         "operationId": f"begin{saga.name}",
         "summary": f"Begin {saga.name}",
         "tags": ["minuet"],
-        "requestBody": {"required": True, "content": {JSON: {"schema": _event(saga.begins_with)}}},
+        "requestBody": body(_event(saga.begins_with)),
         "responses": {
             "202": {"description": "It has begun.", **done},
             "200": {"description": "The same had begun it before.", **done},
-            "422": _response("Invalid"),
-            "503": _response("NotYet"),
+            **problems("422", "503"),
         },
     }
 
@@ -113,49 +168,3 @@ def _event(event: type[Event]) -> Json:
     schema = event.model_json_schema(mode="validation", by_alias=True)
     names = list(aliases_of(event).values())
     return {**schema, "properties": {name: schema["properties"][name] for name in names}}
-
-
-def _parameter(name: str, schema: Json) -> Json:
-    return {"name": name, "in": "query", "required": False, "schema": schema}
-
-
-_CANCEL: Json = {
-    "operationId": "cancelSaga",
-    "summary": "Say that a saga is no longer wanted; it may come too late",
-    "tags": ["minuet"],
-    "parameters": [
-        {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}},
-        _parameter("saga", {"type": "string", "description": "Where several sagas use one id."}),
-    ],
-    "requestBody": {
-        "required": True,
-        "content": {
-            JSON: {
-                "schema": {
-                    "type": "object",
-                    "required": ["who"],
-                    "properties": _text("who", "why"),
-                    "additionalProperties": False,
-                }
-            }
-        },
-    },
-    "responses": {
-        "202": {"description": "Everybody hears of it."},
-        "200": {"description": "It was said before."},
-        "404": {"$ref": "#/components/responses/NotFound"},
-        "422": {"$ref": "#/components/responses/Invalid"},
-    },
-}
-
-
-def _found(schema: Json, name: str) -> Json:
-    return {"description": "Those that there are.", "content": {JSON: {"schema": _object(**{name: schema})}}}
-
-
-def _reference(name: str) -> Json:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _response(name: str) -> Json:
-    return {"$ref": f"#/components/responses/{name}"}

@@ -1,76 +1,122 @@
-"""Sagas over HTTP: begin one, list them, look at one.
+"""Sagas over HTTP: begin one, list them, look at one, and what an operator does about them.
 
 POST /sagas/OrderProcessing     the event that begins it: 202 and where to look; 200 if it was begun by the same before
-GET /sagas?status=running       the newest first; at most `limit`
+GET /sagas?status=running       the newest first; at most `limit`; chosen by status, saga, service, reason, older-than
 GET /sagas/{id}?saga=NAME       one with every attempt, every message, and what it waits for
 POST /sagas/{id}/cancel         it is no longer wanted: 202; 200 if that was said before; {"who": ..., "why": ...}
+POST /sagas/{id}/pause          nothing of it is begun until /sagas/{id}/resume: 202; 200 if it is so already
+POST /sagas/{id}/retry          what waits for its next attempt has it now: 202
+POST /sagas/pause               {"allOf": "OrderProcessing"}, {"service": "payment"}, or many: {"where": {...}}
+GET /paused                     what is paused, by whom and why
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
-from typing import Any, Protocol
-from urllib.parse import parse_qsl, quote
+from typing import Protocol
+from urllib.parse import quote
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
-from pydantic_core import from_json, to_json
+from pydantic import Field
+from pydantic_core import to_json
 
-from minuet.codec import timestamp
-from minuet.core.coordinator import Status
-from minuet.core.errors import NotFound
+from minuet.core.errors import NotFound, Rejected
 from minuet.core.messages import Event
+from minuet.core.operating import NAMES, Filter
 from minuet.core.saga import Saga
-from minuet.doors.endpoints import PARAMETERS_MAX, body_of, check_content_type, headers_in
+from minuet.doors.endpoints import body_of, check_content_type, headers_in, parameters_in
+from minuet.doors.operating import (
+    FRESH,
+    LIMIT,
+    LIMIT_MAX,
+    Operator,
+    Said,
+    SaidOfMany,
+    limit_in,
+    plain,
+    reply,
+    said_in,
+    told_of_many,
+)
 from minuet.doors.routing import Asked, Endpoint, PathRoute, Reply, invalid, invalid_by
-from minuet.observer import NEEDS_OPERATOR, Observer, SagaView
+from minuet.observer import STATUSES, Observer
 
-LIMIT, LIMIT_MAX = 50, 1000
-STATUSES = (*(one.value for one in Status), NEEDS_OPERATOR)
-TIMES = ("began_at", "changed_at", "due_at", "time")
-_FRESH = [("cache-control", "no-store")]
+__all__ = ["CHOSEN_BY", "LIMIT", "LIMIT_MAX", "STATUSES", "VERBS", "SagasDoor"]
+
+VERBS = ("cancel", "pause", "resume", "retry")
+CHOSEN_BY = tuple(name for name in NAMES if name != "type")
+"""What a saga can be chosen by."""
 
 
 class Beginner(Protocol):
-    """Whoever may begin sagas."""
+    """Whoever may begin sagas, and say what becomes of them. See `minuet.bootstrap.system.System`."""
 
     async def begin(self, event: Event) -> bool:
         """Begin the sagas that the event begins. False: it has begun them before. Raises Conflict: another one has."""
 
-    async def cancel(self, saga_id: str, *, who: str, why: str, saga: str | None) -> bool:
-        """See `minuet.bootstrap.system.System.cancel`."""
+    async def cancel(self, saga_id: str, *, who: str, why: str, saga: str | None) -> bool: ...
+    async def pause(
+        self,
+        saga_id: str | None = None,
+        *,
+        saga: str | None = None,
+        all_of: str | None = None,
+        service: str | None = None,
+        who: str,
+        why: str = "",
+    ) -> bool: ...
+    async def resume(
+        self,
+        saga_id: str | None = None,
+        *,
+        saga: str | None = None,
+        all_of: str | None = None,
+        service: str | None = None,
+        who: str,
+        why: str = "",
+    ) -> bool: ...
+    async def retry(
+        self,
+        saga_id: str | None = None,
+        *,
+        saga: str | None = None,
+        all_of: str | None = None,
+        service: str | None = None,
+        who: str,
+        why: str = "",
+    ) -> None: ...
 
 
-class Cancellation(BaseModel):
-    """Who no longer wants a saga, and why."""
+class SaidOfSagas(SaidOfMany):
+    """Of all sagas of a type, of a service, or of those that are chosen."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    who: str = Field(min_length=1, max_length=255)
-    why: str = Field("", max_length=2000)
+    all_of: str | None = Field(None, max_length=255, alias="allOf")
+    service: str | None = Field(None, max_length=255)
 
 
 class SagasDoor:
     """The addresses below ``/sagas``."""
 
-    def __init__(self, sagas: Mapping[str, Saga], beginner: Beginner, observer: Observer) -> None:
+    def __init__(self, sagas: Mapping[str, Saga], beginner: Beginner, observer: Observer, operator: Operator) -> None:
         self.sagas = sagas
         self.beginner = beginner
         self.observer = observer
+        self.operator = operator
 
     def routes(self) -> list[PathRoute]:
         """In the order in which they are to be tried."""
-        begin = [PathRoute(f"/sagas/{name}", {"POST": self._begin_of(saga)}) for name, saga in self.sagas.items()]
-        for route in begin:
-            route.endpoints["GET"] = route.endpoints["HEAD"] = self._show_named(route.path_format.rpartition("/")[2])
-            route.allow = "GET, HEAD, POST"
+        # A saga whose id is one of these names is one all the same.
+        begin = {name: self._begin_of(saga) for name, saga in self.sagas.items()}
+        many = {verb: self._to_many(verb) for verb in VERBS if verb not in begin}
         return [
-            *begin,
+            *(
+                PathRoute(f"/sagas/{name}", {"POST": endpoint, "GET": self._show_named(name)})
+                for name, endpoint in (begin | many).items()
+            ),
             PathRoute("/sagas", {"GET": self.list}),
             PathRoute("/sagas/{id}", {"GET": self.show}),
-            PathRoute("/sagas/{id}/cancel", {"POST": self.cancel}),
+            *(PathRoute(f"/sagas/{{id}}/{verb}", {"POST": self._to_one(verb)}) for verb in VERBS),
+            PathRoute("/paused", {"GET": self.paused}),
         ]
 
     def _begin_of(self, saga: Saga) -> Endpoint:
@@ -86,95 +132,87 @@ class SagasDoor:
             is_new = await self.beginner.begin(event)
             where = f"/sagas/{quote(saga_id, safe='')}?saga={saga.name}"
             content = {"saga": saga.name, "id": saga_id}
-            return Reply(202 if is_new else 200, to_json(content), [*_FRESH, ("location", where)])
+            return Reply(202 if is_new else 200, to_json(content), [*FRESH, ("location", where)])
 
         return begin
 
-    def _show_named(self, saga_id: str) -> Endpoint:
-        """A saga whose id is the name of a saga is one all the same."""
+    # -- looking -------------------------------------------------------------------------------------------------------
 
+    def _show_named(self, saga_id: str) -> Endpoint:
         async def show(asked: Asked) -> Reply:
             return await self._show(saga_id, asked)
 
         return show
 
     async def list(self, asked: Asked) -> Reply:
-        said = _parameters(asked, "status", "limit")
-        status = said.get("status")
-        if status is not None and status not in STATUSES:
+        said = parameters_in(asked, (*CHOSEN_BY, "limit"))
+        limit = limit_in(said)
+        chosen = {name: text for name, text in said.items() if name != "limit"}
+        if chosen.get("status", STATUSES[0]) not in STATUSES:
             raise invalid([("status", f"it is one of {', '.join(STATUSES)}")])
-        limit = said.get("limit", str(LIMIT))
-        if not (limit.isascii() and limit.isdigit() and len(limit) < 6 and 0 < int(limit) <= LIMIT_MAX):
-            raise invalid([("limit", f"it is a number from 1 to {LIMIT_MAX}")])
-        views = await self.observer.sagas(limit=int(limit), only=status)
-        return Reply(200, to_json({"sagas": [_summary(view) for view in views]}), _FRESH)
-
-    async def cancel(self, asked: Asked) -> Reply:
-        headers = headers_in(asked)
-        body = await body_of(asked, headers)
-        check_content_type(headers)
-        try:
-            said = Cancellation.model_validate_json(body)
-        except pydantic.ValidationError as error:
-            raise invalid_by(error) from None
-        name = self._name_in(asked)
-        is_new = await self.beginner.cancel(asked.values[0], who=said.who, why=said.why, saga=name)
-        return Reply(202 if is_new else 200, to_json({"id": asked.values[0], "cancelled": True}), _FRESH)
+        if chosen.keys() - {"status"}:
+            views = await self.operator.sagas(Filter.of(chosen), limit=limit, also_ended=True)
+        else:
+            views = await self.observer.sagas(limit=limit, only=chosen.get("status"))
+        return reply({"sagas": [plain(view, without=("attempts", "messages")) for view in views]})
 
     async def show(self, asked: Asked) -> Reply:
         return await self._show(asked.values[0], asked)
 
     async def _show(self, saga_id: str, asked: Asked) -> Reply:
-        view = await self.observer.saga(saga_id, self._name_in(asked))
-        return Reply(200, to_json(plain(view)), _FRESH)
+        return reply(plain(await self.observer.saga(saga_id, self._name_in(asked))))
+
+    async def paused(self, asked: Asked) -> Reply:
+        parameters_in(asked, ())
+        return reply({"paused": plain(await self.observer.paused())})
 
     def _name_in(self, asked: Asked) -> str | None:
-        name = _parameters(asked, "saga").get("saga")
+        name: str | None = parameters_in(asked, ("saga",)).get("saga")
         if name is not None and name not in self.sagas:
             raise NotFound(f"there is no saga {name}; there is {', '.join(self.sagas)}")
         return name
 
+    # -- what an operator says -----------------------------------------------------------------------------------------
 
-def _summary(view: SagaView) -> dict[str, Any]:
-    told = plain(view)
-    return {name: value for name, value in told.items() if name not in ("attempts", "messages")}
+    def _to_one(self, verb: str) -> Endpoint:
+        act = getattr(self.beginner, verb)
+
+        async def to_one(asked: Asked) -> Reply:
+            said = await said_in(asked, Said)
+            is_new = await act(asked.values[0], saga=self._name_in(asked), who=said.who, why=said.why)
+            return reply(_told(verb, {"id": asked.values[0]}), 200 if is_new is False else 202)
+
+        return to_one
+
+    def _to_many(self, verb: str) -> Endpoint:
+        act = getattr(self.beginner, verb)
+
+        async def to_many(asked: Asked) -> Reply:
+            said = await said_in(asked, SaidOfSagas)
+            parameters_in(asked, ())
+            if sum(one is not None for one in (said.where, said.all_of, said.service)) != 1:
+                raise Rejected("say one of these: where, allOf, service")
+            if said.where is None:
+                if verb == "cancel" or said.dry_run:
+                    raise Rejected("of all sagas of a type, or of a service, say where")
+                is_new = await act(all_of=said.all_of, service=said.service, who=said.who, why=said.why)
+                what = {"allOf": said.all_of} if said.all_of is not None else {"service": said.service}
+                return reply(_told(verb, what), 200 if is_new is False else 202)
+            views = await self.operator.sagas(Filter.of(said.where), limit=said.limit)
+            acting = None if said.dry_run else self.operator.to_sagas(verb, views, who=said.who, why=said.why)
+            return await told_of_many([f"{view.saga}/{view.id}" for view in views], acting)
+
+        return to_many
 
 
-def plain(thing: Any) -> Any:
-    """As JSON has it: camelCase, times in RFC 3339, bodies as what they say."""
-    if is_dataclass(thing):
-        return {to_camel(one.name): _field(one.name, getattr(thing, one.name)) for one in fields(thing)}
-    if isinstance(thing, tuple | list):
-        return [plain(one) for one in thing]
-    if isinstance(thing, bytes):
-        try:
-            return from_json(thing)
-        except ValueError:
-            return thing.decode("utf-8", "backslashreplace")
-    return thing
+_DONE = {
+    "cancel": ("cancelled", True),
+    "pause": ("paused", True),
+    "resume": ("paused", False),
+    "retry": ("retried", True),
+}
 
 
-def _field(name: str, value: Any) -> Any:
-    if name in TIMES:
-        return timestamp(value) if value else None
-    return plain(value)
-
-
-def _parameters(asked: Asked, *known: str) -> dict[str, str]:
-    try:
-        pairs = parse_qsl(
-            asked.scope["query_string"].decode("ascii"),
-            keep_blank_values=True,
-            errors="strict",
-            max_num_fields=PARAMETERS_MAX,
-        )
-    except ValueError:
-        raise invalid([("query", f"it cannot be read as at most {PARAMETERS_MAX} parameters in UTF-8")]) from None
-    found: dict[str, str] = {}
-    for name, value in pairs:
-        if name not in known:
-            raise invalid([(name, f"there is no such parameter; there is {', '.join(known)}")])
-        if name in found:
-            raise invalid([(name, "it is given twice")])
-        found[name] = value
-    return found
+def _told(verb: str, what: Mapping[str, str | None]) -> dict[str, str | bool | None]:
+    name, value = _DONE[verb]
+    return {**what, name: value}

@@ -17,11 +17,24 @@ from minuet.codec import HOPS_MAX, STRANGER, Codec, digest_of, remember, view_to
 from minuet.core.compile import BEGUN
 from minuet.core.envelope import Envelope
 from minuet.core.errors import Conflict, MessageError, NotFound, Rejected
-from minuet.core.messages import Command, Event, Message, Refusal, SagaCancelled, StepRefused, channel_of, name_of
+from minuet.core.messages import (
+    Command,
+    Event,
+    InstructionGiven,
+    Message,
+    Refusal,
+    SagaCancelled,
+    StepRefused,
+    channel_of,
+    name_of,
+)
+from minuet.core.operating import Scope, Verb
 from minuet.core.saga import BEGIN, CANCELLED, Wait
-from minuet.ports import Clock, Delivery, Entry, EntryState, Ids, ParkedMessage, Subscription, Tx
+from minuet.ports import Act, Clock, Delivery, Entry, EntryState, Ids, Instruction, ParkedMessage, Subscription, Tx
 from minuet.runtime.performer import AWAITS, DEPTH_MAX, REACTION, After, Performer, describe
 from minuet.runtime.reactor import IS_CANCELLED, Reactor, business_key, step_key
+
+A_LITTLE_S = 0.001
 
 
 class Participant(Performer):
@@ -85,13 +98,13 @@ class Participant(Performer):
             after.add(mine)
         return after, problems
 
-    def hear_again(self, tx: Tx, delivery: Delivery) -> None:
-        """Take in a message that was parked; what it makes due is begun by whoever takes it over.
+    def hear_again(self, tx: Tx, delivery: Delivery, after: After) -> None:
+        """Take in a message that was parked.
 
         Raises:
             MessageError: it would be parked again.
         """
-        self._take_in_one(tx, delivery, After(depth=DEPTH_MAX))
+        self._take_in_one(tx, delivery, after)
 
     def has_heard(self, tx: Tx, envelope: Envelope) -> bool:
         """Whether nothing would come of hearing this event: it is known here, or parked, or of no interest."""
@@ -178,6 +191,9 @@ class Participant(Performer):
         if isinstance(event, SagaCancelled):
             self._hear_cancelled(tx, envelope, event, after)
             return
+        if isinstance(event, InstructionGiven):
+            self._heed(tx, event, after)
+            return
         for model in self._read_models.get(envelope.type, ()):
             try:
                 view = view_to_bytes(model(event))
@@ -239,6 +255,42 @@ class Participant(Performer):
                 parked_at=self.clock.now(),
             )
         )
+
+    def instruct(self, tx: Tx, scope: Scope, verb: Verb, act: Act, after: After) -> bool:
+        """Let everybody know that work pauses, goes on, or is tried again now. False: that it does already.
+
+        What was said before is told once more all the same, for whoever has not heard it.
+        """
+        last = tx.instructions.last(scope, verb)
+        now = self.clock.now()
+        if last is None or last.verb is not verb or verb is Verb.RETRY:
+            # Later than what is known, whatever this machine's clock says: who speaks now knows of it.
+            at = max(now, last.at + A_LITTLE_S) if last else now
+            is_new = not (last is None and verb is Verb.RESUME)
+            last = Instruction(scope=scope, verb=verb, at=at, who=act.who, why=act.why)
+        else:
+            is_new = False
+        event = InstructionGiven(
+            verb=verb,
+            saga=scope.saga,
+            saga_id=scope.saga_id,
+            service=scope.service,
+            at=last.at,
+            who=last.who,
+            why=last.why,
+        )
+        if self.reactor.app.sagas:  # else there is nobody whom it would concern
+            self._announce(tx, f"{verb}/{scope}/{self.ids.new()}", event, str(scope))
+        self._heed(tx, event, after)
+        return is_new
+
+    def _heed(self, tx: Tx, event: InstructionGiven, after: After) -> None:
+        scope = Scope(saga=event.saga, saga_id=event.saga_id, service=event.service)
+        # Only the orchestrator asks other services.
+        if scope.service in ("", self.place) or not self.publishes:
+            said = Instruction(scope=scope, verb=event.verb, at=event.at, who=event.who, why=event.why)
+            if tx.instructions.keep(said):
+                after.instructed.append(said)
 
     # -- sagas begun by somebody outside ---------------------------------------------------------------------------
 

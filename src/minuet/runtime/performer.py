@@ -36,9 +36,11 @@ from minuet.core.messages import (
     name_of,
     refusals,
 )
+from minuet.core.operating import Scope
 from minuet.core.retry import RetryPolicy
 from minuet.core.saga import COMPENSATED, COMPLETED, Wait
-from minuet.ports import Clock, Entry, EntryState, Ids, Tx
+from minuet.ports import Clock, Entry, EntryState, Ids, Instruction, Tx
+from minuet.runtime.instructions import InForce
 from minuet.runtime.reactor import IS_CANCELLED, NEVER, Reactor, business_key, step_key
 
 REACTION = "on/"
@@ -58,6 +60,7 @@ class After:
     failed: list[Entry] = field(default_factory=list)
     faults: list[tuple[Entry, Exception]] = field(default_factory=list)
     cancelled: list[Entry] = field(default_factory=list)
+    instructed: list[Instruction] = field(default_factory=list)
     depth: int = 0
 
     def add(self, other: After) -> None:
@@ -66,6 +69,7 @@ class After:
         self.failed += other.failed
         self.faults += other.faults
         self.cancelled += other.cancelled
+        self.instructed += other.instructed
 
 
 class Lost(Exception):
@@ -103,6 +107,9 @@ class Performer:
         self.publishes = publishes
         self.body_bytes_max = body_bytes_max
         self.place = reactor.place
+        self.in_force = InForce(self.place)
+        # With a rate limit nothing is done at once: what waits has its turn first.
+        self.is_paced = False
 
     # -- doing it ------------------------------------------------------------------------------------------------------
 
@@ -141,13 +148,22 @@ class Performer:
     def _is_for_later(self, entry: Entry, after: After) -> bool:
         """Whether it cannot be done within the transaction that keeps it."""
         handler = self.handlers.get(entry.handler)
-        if handler is None:
-            return False
-        return handler.is_async or not entry.envelope.body or after.depth >= DEPTH_MAX or self.is_planned(entry)
+        return handler is not None and (
+            handler.is_async
+            or not entry.envelope.body
+            or after.depth >= DEPTH_MAX
+            or self.is_planned(entry)
+            or self.is_paced
+            or self.paused_by(entry) is not None
+        )
 
     def is_planned(self, entry: Entry) -> bool:
         """Whether its time has not come yet, so that nobody can have begun it."""
         return not entry.attempts and not entry.error and entry.due_at > self.clock.now()
+
+    def paused_by(self, entry: Entry) -> Scope | None:
+        """What of it an operator has paused, if anything."""
+        return self.in_force.pausing(entry, self.service_of(entry))
 
     def perform(self, tx: Tx, entry: Entry, after: After) -> None:
         """Call the ``def`` handler of a due entry and record what comes of it."""

@@ -9,17 +9,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from minuet.app import Handler
 from minuet.codec import Codec
 from minuet.core.envelope import Envelope
-from minuet.core.errors import MinuetError, NotFound, NotYet, Rejected
+from minuet.core.errors import MessageError, MinuetError, NotFound, NotYet, Rejected
 from minuet.core.messages import Event, Query, SagaCancelled, View, name_of
+from minuet.core.operating import Scope, Verb
 from minuet.ports import Act, Clock, Delivery, Entry, EntryState, Store, Tx
 from minuet.runtime.gather import Gatherer
+from minuet.runtime.instructions import RETRY_S
+from minuet.runtime.limits import Limit, Pace
 from minuet.runtime.participant import Participant
 from minuet.runtime.performer import AWAITS, DEPTH_MAX, After, Lost
 from minuet.runtime.reactor import NEVER
@@ -35,8 +39,12 @@ FIRST_ATTEMPT_S = 10.0
 ELSEWHERE_S = 0.2
 # Nothing happens until an operator comes.
 PARKED_S = 5.0
+# Nor here, but he may come soon.
+PAUSED_S = 2.0
 # Too much is due already.
 FULL_S = 2.0
+# How often it is looked at what other processes on this store have heard from operators.
+LOOK_S = 0.5
 UNDER_WAY_MAX = 256
 TAKE_MAX = 200
 # All that is due here is in memory. Beyond this, what is not taken in yet stays where it is kept: in the transport.
@@ -56,6 +64,7 @@ class Place:
 
     Args:
         queries: the handlers of the service's queries, by query class.
+        limits: by the service that does the work, how much of it at a time.
     """
 
     def __init__(
@@ -66,6 +75,7 @@ class Place:
         codec: Codec,
         clock: Clock,
         queries: dict[type[Query], Handler],
+        limits: Mapping[str, Limit] = {},
     ) -> None:
         self.store = store
         self.participant = participant
@@ -80,9 +90,23 @@ class Place:
         self._timers = Timers()
         self._tasks: set[asyncio.Task[None]] = set()
         self._under_way: dict[str, int] = {}
+        # Of those the ones that are built by now, under the names that they have got.
+        self._renamed: dict[str, Entry] = {}
         self._under_way_bytes = 0
         # For each service that does the work, so that one that hangs does not stop the orchestrator from asking others.
         self._rooms: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(UNDER_WAY_MAX))
+        self._paces: dict[str, Pace] = {}
+        for service, limit in limits.items():
+            if limit.in_flight is not None:
+                self._rooms[service] = asyncio.Semaphore(limit.in_flight)
+            if limit.rate_per_s is not None:
+                self._paces[service] = Pace(limit.rate_per_s)
+        participant.is_paced = self.name in self._paces
+        # What is paused stays in the store; here is only what to look for there, with the attempts that it has had.
+        self._held: dict[Scope, dict[str, int]] = {}
+        self._delayed: dict[str, Entry] = {}
+        self._looked_s = float("-inf")
+        self._leaving = asyncio.Event()
         self._freed = asyncio.Event()
         self._awaited: set[str] = set()
         self._again: dict[str, Entry] = {}
@@ -121,6 +145,8 @@ class Place:
             raise NotYet(not_yet(entry), retry_after_s=PARKED_S)
         with self._waiters.waiting(entry.key, patient=wait_s > 0) as decided:
             self.follow_up(after)
+            if (scope := self.participant.paused_by(entry)) is not None and not self._is_under_way(entry.key):
+                raise NotYet(f"{self.name}: {entry.key} is kept, and {scope} is paused", retry_after_s=PAUSED_S)
             is_elsewhere = entry.owner not in (None, self.store.instance)
             patience_s = ELSEWHERE_S if is_elsewhere else wait_s or FIRST_ATTEMPT_S
             try:
@@ -163,12 +189,49 @@ class Place:
 
         return await self._handed_in(work)
 
+    async def instruct(self, scope: Scope, verb: Verb, act: Act) -> bool:
+        """See `minuet.runtime.participant.Participant.instruct`. The act is kept with it, if it changes anything."""
+
+        def work(tx: Tx, after: After) -> bool:
+            is_new = self.participant.instruct(tx, scope, verb, act, after)
+            if is_new:
+                tx.audit.add(act)
+            return is_new
+
+        return await self._handed_in(work)
+
     async def answer_for(self, key: str, event: Event | None, act: Act) -> None:
         """See `minuet.runtime.participant.Participant.answer_for`. The act is kept with it."""
 
         def work(tx: Tx, after: After) -> None:
             self.participant.answer_for(tx, key, event, after)
             tx.audit.add(act)
+
+        await self._handed_in(work)
+
+    async def hear_again(self, parked_id: str, delivery: Delivery, act: Act | None) -> None:
+        """Take in a message that is parked here, and park it no more. The act is kept with it.
+
+        Raises:
+            MessageError: it would be parked again, or would not be heard.
+            NotFound: it is not parked any more.
+        """
+        envelope = self.codec.envelope_of(
+            delivery.attributes, delivery.body, channel=delivery.channel, now=self.clock.now()
+        )
+        self.codec.decode(envelope)
+        if not self.participant.subscription.wants(delivery.channel, envelope):
+            raise MessageError(
+                f"{self.name} does not listen to {envelope.type} on {delivery.channel}, so it would not hear it; "
+                "discard it"
+            )
+
+        def work(tx: Tx, after: After) -> None:
+            self.participant.hear_again(tx, delivery, after)
+            if not tx.parked.remove(parked_id):
+                raise NotFound(f"nothing is parked as {self.name}:{parked_id} any more")
+            if act is not None:
+                tx.audit.add(act)
 
         await self._handed_in(work)
 
@@ -246,14 +309,23 @@ class Place:
         """Do what a durable transaction left to do: tell who waits, begin what is due, time what is due later."""
         for entry in after.decided:
             self._timers.cancel(entry.key)
+            self._delayed.pop(entry.key, None)
             self._cancelled.discard(entry.key)
             self._waiters.decided(entry)
             self.touched(entry)
         for entry, error in after.faults:
             self._report(entry, error)
+        for instruction in after.instructed:
+            self.participant.in_force.heed(instruction)
+            if instruction.verb is Verb.RESUME:
+                self._let_go(instruction.scope)
+            elif instruction.verb is Verb.RETRY:
+                self._hurry(instruction.scope)
         for entry in after.cancelled:
             self._cancelled.add(entry.key)
             self._timers.cancel(entry.key)
+            if (delayed := self._delayed.get(entry.key)) is not None:
+                entry.attempts = max(entry.attempts, delayed.attempts)
             self.begin(entry)
         now = self.clock.now()
         for entry in after.failed:
@@ -266,6 +338,7 @@ class Place:
                 # No longer than was meant when it was written down: the clock may have been put back since.
                 delay_s = min(entry.due_at - now, max(1.0, entry.due_at - entry.changed_at))
                 weight = None if self.participant.is_planned(entry) else _size_of(entry)
+                self._delayed[entry.key] = entry
                 self._timers.after(delay_s, entry.key, lambda entry=entry: self.begin(entry), weight=weight)  # type: ignore[misc]
             else:
                 self.begin(entry)
@@ -287,15 +360,21 @@ class Place:
 
     def begin(self, entry: Entry) -> None:
         """Work on a due entry that this instance owns, unless it is being worked on, or this place is draining."""
+        self._delayed.pop(entry.key, None)
         if self._is_draining:
             return
-        if entry.key in self._under_way:
+        if self._is_under_way(entry.key):
             # If it is lost there, this may be the same entry, which has come back to us.
             self._again[entry.key] = entry
+            return
+        if self._holds(entry):
             return
         self._under_way[entry.key] = size = _size_of(entry)
         self._under_way_bytes += size
         self._spawn(self._work_on(entry, entry.key))
+
+    def _is_under_way(self, key: str) -> bool:
+        return key in self._under_way or key in self._renamed
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -305,32 +384,114 @@ class Place:
     async def _work_on(self, entry: Entry, key: str) -> None:
         after = After()
         try:
-            async with self._rooms[self.participant.service_of(entry)]:
-                if not self._is_draining:
+            service = self.participant.service_of(entry)
+            async with self._rooms[service]:
+                if pace := self._paces.get(service):
+                    await self._turn(pace)
+                # Much may have been said while it waited.
+                if not self._is_draining and not self._holds(entry):
+                    if _was_planned(entry):
+                        entry = await self._claim(entry)
                     after = await self._attempt(entry)
         except Lost:
             log.info("%s: another instance does %s", self.name, key)
             self._cancelled.discard(key)
-            if key in self._again:
-                after.start.append(self._again[key])
+            self._cancelled.discard(entry.key)
+            after.start += [self._again[name] for name in dict.fromkeys((key, entry.key)) if name in self._again]
         except Exception as error:
             # The store itself failed. The entry is still due there, and this instance still owns it.
             log.warning("%s: cannot keep what came of %s, trying again: %s", self.name, key, error)
+            self.participant.taken_over(entry)  # and its handler may have done it
             entry.due_at = self.clock.now() + 1.0
             after.start.append(entry)
         finally:
             self._under_way_bytes -= self._under_way.pop(key)
             self._again.pop(key, None)
+            if self._renamed.get(entry.key) is entry:
+                del self._renamed[entry.key]
+                self._again.pop(entry.key, None)
             self._freed.set()
         self.follow_up(after)
+
+    async def _turn(self, pace: Pace) -> None:
+        delay_s = pace.delay_s(asyncio.get_running_loop().time())
+        if delay_s:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(delay_s):
+                    await self._leaving.wait()
+
+    # -- what operators say --------------------------------------------------------------------------------------------
+
+    async def look_for_instructions(self) -> None:
+        """Heed what other processes on this store have heard; at most once in `LOOK_S`."""
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._looked_s < LOOK_S:
+            return
+        in_force = self.participant.in_force
+        before, since = in_force.changes, self.clock.now() - RETRY_S
+        found = await self.store.transact(lambda tx: tx.instructions.in_force(since), reads_only=True)
+        if in_force.changes != before:
+            return  # what was read is older than what we have heard ourselves
+        self._looked_s = loop.time()
+        resumed, retried = in_force.replace(found)
+        for scope in resumed:
+            self._let_go(scope)
+        for scope in retried:
+            self._hurry(scope)
+
+    def _holds(self, entry: Entry) -> bool:
+        """Whether it is paused. Then it waits in the store, and does not count as something under way here."""
+        scope = self.participant.paused_by(entry)
+        if scope is None:
+            return False
+        held = self._held.setdefault(scope, {})
+        # It may come again as the store has it, which does not know what `taken_over` does.
+        held[entry.key] = max(entry.attempts, held.get(entry.key, 0))
+        return True
+
+    def _let_go(self, scope: Scope) -> None:
+        """Begin what was held, as far as nothing else holds it."""
+        held = self._held.pop(scope, None)
+        if held and not self._is_draining:
+            self._spawn(self._begin_held(scope, held))
+
+    async def _begin_held(self, scope: Scope, held: dict[str, int]) -> None:
+        while held and not self._is_draining:
+            await self.room()
+            page = list(held)[:TAKE_MAX]
+            try:
+                found = await self.store.transact(lambda tx, page=page: [*map(tx.inbox.find, page)], reads_only=True)  # type: ignore[misc]
+            except Exception as error:
+                log.warning("%s: cannot go on with %s yet: %s", self.name, scope, error)
+                await self._in_a_second()
+                continue
+            start = []
+            for key, entry in zip(page, found, strict=True):
+                # What was known of it only here: that an instance that is gone may have begun it.
+                attempts = held.pop(key)
+                if entry is not None and entry.state is EntryState.DUE and entry.owner == self.store.instance:
+                    entry.attempts = max(entry.attempts, attempts)
+                    start.append(entry)
+            self.follow_up(After(start=start))
+
+    async def _in_a_second(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await self._leaving.wait()
+
+    def _hurry(self, scope: Scope) -> None:
+        """Try now what has failed and waits for its next attempt."""
+        in_force, service_of = self.participant.in_force, self.participant.service_of
+        for key, entry in tuple(self._delayed.items()):
+            if (entry.attempts or entry.error) and in_force.concerns(scope, entry, service_of(entry)):
+                self._timers.cancel(key)
+                self.begin(entry)
 
     async def _attempt(self, entry: Entry) -> After:
         if entry.key in self._cancelled and not entry.envelope.cancelled:
             entry.envelope = replace(entry.envelope, cancelled=True)
         try:
             self.participant.check_handled(entry)
-            if _was_planned(entry):
-                entry = await self._claim(entry)
             if not entry.envelope.body:
                 if self.participant.is_late(entry):
                     return await self._in_transaction(entry, self._refuse_late)
@@ -430,6 +591,8 @@ class Place:
         # Only now: what is not kept yet may have to be done over, from where it began.
         entry.key, entry.envelope, entry.waits_for = built.key, built.envelope, built.waits_for
         entry.attempts, entry.error = built.attempts, built.error
+        if entry.key not in self._under_way:
+            self._renamed[entry.key] = entry
         self.follow_up(after)
         return is_wanted
 
@@ -439,6 +602,8 @@ class Place:
         """Take over what instances that are gone left due here; how many entries that were."""
         entries = await self.store.transact(lambda tx: tx.inbox.take(TAKE_MAX))
         for entry in entries:
+            if self.participant.in_force.is_to_be_retried(entry, self.participant.service_of(entry)):
+                entry.due_at = 0.0
             self.participant.taken_over(entry)
         self.follow_up(After(start=list(entries)))
         return len(entries)
@@ -464,6 +629,9 @@ class Place:
         """Begin nothing new; wait for what is under way, and leave the rest to others."""
         self._is_draining = True
         self._timers.cancel_all()
+        self._delayed.clear()
+        self._leaving.set()
+        self._freed.set()
         while self._tasks:
             await asyncio.wait(set(self._tasks))
 

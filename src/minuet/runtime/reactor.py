@@ -18,7 +18,17 @@ from minuet.core.coordinator import infer, literal_of, newly_due
 from minuet.core.envelope import Envelope, SagaRef
 from minuet.core.errors import MessageError
 from minuet.core.formula import Literal, Outcome
-from minuet.core.messages import Command, Event, Message, Query, SagaCancelled, StepRefused, channel_for, name_of
+from minuet.core.messages import (
+    Command,
+    Event,
+    InstructionGiven,
+    Message,
+    Query,
+    SagaCancelled,
+    StepRefused,
+    channel_for,
+    name_of,
+)
 from minuet.core.projection import Coordination, project
 from minuet.core.saga import BEGIN, CANCELLED, Saga
 from minuet.ports import Clock, Entry, Subscription, Tx
@@ -356,6 +366,8 @@ class Reactor:
         if any(rule.may_refuse and rule.service == self.place for saga in self.app.sagas for rule in saga.rules.every):
             want(SagaCancelled.__contract__.channel, SagaCancelled, None)
         service = self.app.services.get(self.place)
+        if self.app.sagas and service and (service.commands or service.reactions):
+            want(InstructionGiven.__contract__.channel, InstructionGiven, None)
         for reaction in service.reactions if service else ():
             assert issubclass(reaction.message, Event)
             want(reaction.message.__contract__.channel, reaction.message, None)

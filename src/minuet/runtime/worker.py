@@ -76,6 +76,7 @@ class Worker:
                 log.warning("%s: cannot look for what others left: %s", self.place.name, error)
 
     async def _sweep(self) -> None:
+        await self.place.look_for_instructions()
         await self.place.look_for_views()
         while not self.place.is_full and await self.place.recover() == TAKE_MAX:
             pass

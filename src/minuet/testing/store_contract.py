@@ -21,8 +21,9 @@ import pytest
 from minuet.core.envelope import Envelope, SagaRef
 from minuet.core.errors import ConfigurationError
 from minuet.core.formula import Literal, Outcome
+from minuet.core.operating import Scope, Verb
 from minuet.core.projection import Coordination
-from minuet.ports import Act, Entry, EntryState, Outgoing, ParkedMessage, Store, Tx
+from minuet.ports import Act, Entry, EntryState, Instruction, Outgoing, ParkedMessage, Store, Tx
 
 OpenStore = Callable[[], Store]
 Start = Callable[[], Awaitable[Store]]
@@ -53,6 +54,10 @@ class Broken(Exception):
 
 def saga_ref(saga_id: str = "o-1", name: str = "Orders") -> SagaRef:
     return SagaRef(name, saga_id, "f1", Coordination.CHOREOGRAPHY, "reserve")
+
+
+def said(scope: Scope, verb: Verb, at: float, *, who: str = "ada", why: str = "") -> Instruction:
+    return Instruction(scope=scope, verb=verb, at=at, who=who, why=why)
 
 
 def an_envelope(message_id: str = "m-1", *, saga: SagaRef | None = None) -> Envelope:
@@ -617,6 +622,52 @@ class StoreContract:
         with pytest.raises(Broken):
             await store.transact(then_breaking(work))
         assert len(await store.transact(lambda tx: tx.audit.recent(100), reads_only=True)) == 5
+
+    # Instructions
+
+    async def test_of_two_instructions_about_the_same_the_later_one_counts(self, store: Store) -> None:
+        one, every = Scope(saga="Orders", saga_id="o-1"), Scope(saga="Orders")
+        paused, later = said(one, Verb.PAUSE, 5.0), said(one, Verb.PAUSE, 7.5)
+        assert await store.transact(lambda tx: tx.instructions.last(one, Verb.PAUSE)) is None
+        assert await store.transact(lambda tx: tx.instructions.keep(paused))
+        assert not await store.transact(lambda tx: tx.instructions.keep(paused)), "heard twice"
+        assert not await store.transact(lambda tx: tx.instructions.keep(said(one, Verb.RESUME, 4.0)))
+        assert not await store.transact(lambda tx: tx.instructions.keep(said(one, Verb.PAUSE, 5.0, who="bob")))
+        assert await store.transact(lambda tx: tx.instructions.last(one, Verb.RESUME)) == paused
+        assert await store.transact(lambda tx: tx.instructions.keep(said(one, Verb.RESUME, 5.0))), "it wins a tie"
+        assert not await store.transact(lambda tx: tx.instructions.keep(paused)), "an older one that comes late"
+        assert await store.transact(lambda tx: tx.instructions.in_force(0.0), reads_only=True) == []
+        assert await store.transact(lambda tx: tx.instructions.keep(later))
+        assert await store.transact(lambda tx: tx.instructions.keep(said(every, Verb.PAUSE, 6.0)))
+        found = await store.transact(lambda tx: tx.instructions.in_force(0.0), reads_only=True)
+        assert list(found) == [said(every, Verb.PAUSE, 6.0), later], "one saga is not all of them"
+
+    async def test_to_try_again_is_another_topic_than_to_pause(self, store: Store) -> None:
+        payment = Scope(service="payment")
+        both = [said(payment, Verb.PAUSE, 3.0), said(payment, Verb.RETRY, 4.0)]
+        for one in both:
+            assert await store.transact(lambda tx, one=one: tx.instructions.keep(one))  # type: ignore[misc]
+        assert not await store.transact(lambda tx: tx.instructions.keep(both[1]))
+        assert list(await store.transact(lambda tx: tx.instructions.in_force(3.5), reads_only=True)) == both
+        assert list(await store.transact(lambda tx: tx.instructions.in_force(4.0), reads_only=True)) == both[:1]
+        assert await store.transact(lambda tx: tx.instructions.last(payment, Verb.RETRY)) == both[1]
+
+    async def test_an_instruction_is_kept_with_its_transaction_only_and_outlives_the_store(
+        self, store: Store, start: Start
+    ) -> None:
+        def work(tx: Tx) -> None:
+            for number, text in enumerate(STRANGE_TEXTS):
+                tx.instructions.keep(
+                    said(Scope(saga=text, saga_id=text), Verb.PAUSE, float(number), who=text, why=text)
+                )
+
+        with pytest.raises(Broken):
+            await store.transact(then_breaking(work))
+        assert await store.transact(lambda tx: tx.instructions.in_force(0.0), reads_only=True) == []
+        await store.transact(work)
+        other = await start()
+        found = await other.transact(lambda tx: tx.instructions.in_force(0.0), reads_only=True)
+        assert [(one.scope.saga_id, one.who, one.why) for one in found] == [(text,) * 3 for text in STRANGE_TEXTS]
 
     # Retention
 

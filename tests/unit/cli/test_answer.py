@@ -8,6 +8,7 @@ import pytest
 
 from minuet import Settings, running
 from minuet.core.projection import Coordination
+from minuet.ports import Act
 from tests.unit.cli import tiny
 from tests.unit.cli.conftest import Minuet, perform
 
@@ -79,11 +80,10 @@ async def ends_in(data: Path, coordination: Coordination) -> str:
         async with asyncio.timeout(20):
             while not [one for one in await system.observer.parked() if one.service == "people"]:
                 await asyncio.sleep(0.01)
-        from minuet.cli.audit import act_of
-
         (parked,) = [one for one in await system.observer.parked() if one.service == "people"]
         own = parked.id.partition(":")[2]
-        await system.places["people"].answer_for(own, tiny.Thanked(wish_id="w-7"), act_of("answer", own, "x", ""))
+        act = Act(at=1.0, who="x", verb="answer", what=own)
+        await system.places["people"].answer_for(own, tiny.Thanked(wish_id="w-7"), act)
         async with asyncio.timeout(20):
             return (await system.ended("Wishes", "w-7")).value
 

@@ -99,7 +99,7 @@ def test_a_command_cannot_be_given_another_body(run: Minuet, data: Path, tmp_pat
     body.write_text("{}")
     result = run("parked", "retry", "people:Thank/w-3", "--body", body, "--data", data)
     assert result.exit_code == 1
-    assert "retry it without --body" in result.stderr
+    assert "retry it without a body" in result.stderr
 
 
 def test_discarding_asks_first(run: Minuet, as_json: Any, garbled: Path) -> None:

@@ -121,7 +121,7 @@ def test_what_is_applied_is_told_once_and_then_is_there(
     assert {f"  there is no queue {group}" for group in GROUPS} <= set(lines)
     assert f"{len(servers['one'].destinations)} destinations and the groups of people, fairy," in result.stdout
     assert servers["one"].queues.keys() == GROUPS
-    assert servers["one"].queues["fairy"].destinations == ("x.sagas.cancelled", "x.wishes")
+    assert servers["one"].queues["fairy"].destinations == ("x.sagas.cancelled", "x.sagas.instructed", "x.wishes")
     assert servers["one"].destinations >= {f"x.{channel}" for channel in CHANNELS}
 
     again = run("topology", "apply", tiny.APP)

@@ -13,6 +13,10 @@ from minuet import NotYet, Settings, System, running
 from minuet.core.errors import Conflict, NotFound
 from minuet.core.projection import Coordination
 from tests.failures.shop import DONE, SAGA, Conduct, all_effects, order_app, place
+from tests.unit.runtime import shop
+from tests.unit.runtime.shop import Plan
+from tests.unit.runtime.virtual_loop import in_virtual_time
+from tests.unit.runtime.world import Broken, World
 
 WAYS = [
     ("choreography", "local"),
@@ -128,3 +132,47 @@ async def test_it_races_and_always_ends_one_way_or_the_other(way: tuple[str, str
                     assert found[name].count(done) == found[name].count(undone) <= 1, (name, found[name])
                 assert "Ship" not in found[name]
         assert not await system.observer.parked()
+
+
+@pytest.mark.parametrize("how", ["choreography", "orchestration"])
+@in_virtual_time
+async def test_what_an_async_handler_is_doing_is_not_refused_meanwhile(how: str) -> None:
+    """Its transaction comes when it is done, so until then the store does not know that the money is being taken."""
+    plan, world = Plan(), World()
+    gate = asyncio.Event()
+    plan.will(shop.Pay, gate)
+    async with world.running(shop.make_shop(plan), coordination={shop.SAGA: how}) as process:
+        await process.send(shop.PlaceOrder(order_id="o1"))
+        await plan.begun["Pay"].wait()
+        await process.system.cancel("o1", who="ada")
+        await asyncio.sleep(5)
+        assert "pay" not in world.decided("o1")
+        gate.set()
+        async with asyncio.timeout(60):
+            assert (await process.ended(shop.SAGA, "o1")).value == "compensated"
+        decided = world.decided("o1")
+        assert (decided["pay"], decided["pay/undo"]) == ("Paid", "Refunded")
+        await asyncio.sleep(5)
+    assert not world.left_over()
+
+
+@in_virtual_time
+async def test_what_was_done_and_could_not_be_kept_is_not_refused_before_it_is_kept() -> None:
+    plan, world = Plan(), World()
+    async with world.running(shop.make_shop(plan)) as process:
+
+        def fail(number: int) -> None:
+            if plan.ledger:
+                raise Broken("disk full")
+
+        store = process.store("payment")
+        store.before = fail
+        await process.send(shop.PlaceOrder(order_id="o1"))
+        await plan.begun["Pay"].wait()
+        await asyncio.sleep(0.1)
+        store.before = lambda number: None
+        await process.system.cancel("o1", who="ada")
+        async with asyncio.timeout(60):
+            assert (await process.ended(shop.SAGA, "o1")).value == "compensated"
+        decided = world.decided("o1")
+        assert (decided["pay"], decided["pay/undo"]) == ("Paid", "Refunded")

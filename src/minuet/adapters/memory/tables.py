@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from minuet.core.envelope import Envelope
 from minuet.core.errors import ConfigurationError
 from minuet.core.formula import Literal
+from minuet.core.operating import Scope, Verb
 from minuet.ports import (
     Act,
     Audit,
     Entry,
     EntryState,
     Inbox,
+    Instruction,
+    Instructions,
     KnownMessages,
     Outbox,
     Outgoing,
@@ -59,6 +62,7 @@ class MemoryDatabase:
     parked: dict[str, ParkedMessage] = field(default_factory=dict)
     views: dict[tuple[str, str], tuple[bytes, float]] = field(default_factory=dict)
     acts: dict[int, Act] = field(default_factory=dict)
+    instructions: dict[tuple[Scope, Verb], Instruction] = field(default_factory=dict)
     openings: dict[str, MemoryStore] = field(default_factory=dict)
     position: int = 0
     undo: list[Callable[[], None]] = field(default_factory=list)
@@ -281,6 +285,32 @@ class MemoryAudit:
         return list(reversed(self._database.acts.values()))[:limit]
 
 
+class MemoryInstructions:
+    def __init__(self, database: MemoryDatabase) -> None:
+        self._database = database
+        self._table = database.instructions
+
+    def keep(self, instruction: Instruction) -> bool:
+        last = self.last(instruction.scope, instruction.verb)
+        if last is not None and _when(instruction) <= _when(last):
+            return False
+        self._database.put(self._table, (instruction.scope, instruction.verb.topic), instruction)
+        return True
+
+    def last(self, scope: Scope, verb: Verb) -> Instruction | None:
+        return self._table.get((scope, verb.topic))
+
+    def in_force(self, since: float) -> Sequence[Instruction]:
+        found = [
+            one for one in self._table.values() if one.verb is Verb.PAUSE or (one.verb is Verb.RETRY and one.at > since)
+        ]
+        return sorted(found, key=lambda one: one.at)
+
+
+def _when(instruction: Instruction) -> tuple[float, bool]:
+    return instruction.at, instruction.verb is not Verb.PAUSE
+
+
 class MemoryRetention:
     """Looks at everything at once: in memory nobody keeps so much that pages would matter."""
 
@@ -324,6 +354,7 @@ class MemoryTx:
         self.read_models: ReadModels = MemoryReadModels(database)
         self.records: Records = MemoryRecords(database)
         self.audit: Audit = MemoryAudit(database)
+        self.instructions: Instructions = MemoryInstructions(database)
         self.retention: Retention = MemoryRetention(database)
 
     def handle(self, wanted: type[Any]) -> Any:

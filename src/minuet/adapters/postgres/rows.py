@@ -10,7 +10,8 @@ from minuet.adapters.sql.unreadable import UNREADABLE, attributes_from, unreadab
 from minuet.codec import attributes_to_text, envelope_from_text
 from minuet.core.envelope import Envelope
 from minuet.core.formula import Literal
-from minuet.ports import Entry, EntryState, Outgoing, ParkedMessage
+from minuet.core.operating import Scope, Verb
+from minuet.ports import Entry, EntryState, Instruction, Outgoing, ParkedMessage
 
 Row = tuple[Any, ...]
 
@@ -95,6 +96,18 @@ def parked_of(row: Row) -> ParkedMessage:
         reason=told(reason),
         parked_at=parked_at,
     )
+
+
+def instruction_row(instruction: Instruction) -> Row:
+    scope, verb = instruction.scope, instruction.verb
+    what = (verb.topic.value, kept(scope.saga), kept(scope.saga_id), kept(scope.service))
+    return (*what, verb.value, instruction.at, kept(instruction.who), kept(instruction.why))
+
+
+def instruction_of(row: Row) -> Instruction:
+    saga, saga_id, service, verb, at, who, why = row
+    scope = Scope(saga=told(saga), saga_id=told(saga_id), service=told(service))
+    return Instruction(scope=scope, verb=Verb(verb), at=at, who=told(who), why=told(why))
 
 
 literal_of = functools.lru_cache(maxsize=10_000)(Literal.parse)

@@ -17,6 +17,8 @@ from minuet.adapters.postgres.rows import (
     Row,
     changing,
     entry_of,
+    instruction_of,
+    instruction_row,
     kept,
     outgoing_of,
     parked_of,
@@ -26,7 +28,8 @@ from minuet.adapters.sql.unreadable import UNREADABLE, unreadable_message
 from minuet.codec import attributes_to_text
 from minuet.core.envelope import Envelope
 from minuet.core.formula import Literal
-from minuet.ports import Act, Entry, EntryState, Outgoing, ParkedMessage
+from minuet.core.operating import Scope, Verb
+from minuet.ports import Act, Entry, EntryState, Instruction, Outgoing, ParkedMessage
 
 _VALUES = ", ".join(f"${number}" for number in range(1, 17))
 FIND = f"SELECT {ENTRY} FROM minuet_inbox WHERE key = $1"
@@ -112,6 +115,17 @@ FREE_SENDING_SINCE = """UPDATE minuet_outbox SET owner = NULL
 
 NOTE = "INSERT INTO minuet_audit (at, who, verb, what, why) VALUES ($1, $2, $3, $4, $5)"
 NOTED = "SELECT at, who, verb, what, why FROM minuet_audit ORDER BY position DESC LIMIT $1"
+
+INSTRUCT = """INSERT INTO minuet_instructions (topic, saga, saga_id, service, verb, at, who, why)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+    ON CONFLICT (topic, saga, saga_id, service)
+    DO UPDATE SET verb = excluded.verb, at = excluded.at, who = excluded.who, why = excluded.why
+    WHERE excluded.at > minuet_instructions.at OR (excluded.at = minuet_instructions.at
+        AND minuet_instructions.verb = 'pause' AND excluded.verb = 'resume')"""
+INSTRUCTED = """SELECT saga, saga_id, service, verb, at, who, why FROM minuet_instructions
+    WHERE topic = $1 AND saga = $2 AND saga_id = $3 AND service = $4"""
+IN_FORCE = """SELECT saga, saga_id, service, verb, at, who, why FROM minuet_instructions
+    WHERE verb = 'pause' OR (verb = 'retry' AND at > $1) ORDER BY at"""
 
 POSITION_MAX = 2**63 - 1
 
@@ -331,3 +345,15 @@ class PostgresAudit(Table):
         return [
             Act(at=at, who=told(who), verb=verb, what=told(what), why=told(why)) for at, who, verb, what, why in rows
         ]
+
+
+class PostgresInstructions(Table):
+    def keep(self, instruction: Instruction) -> bool:
+        return self._write(INSTRUCT, instruction_row(instruction)) == 1
+
+    def last(self, scope: Scope, verb: Verb) -> Instruction | None:
+        rows = self._read(INSTRUCTED, (verb.topic.value, kept(scope.saga), kept(scope.saga_id), kept(scope.service)))
+        return instruction_of(rows[0]) if rows else None
+
+    def in_force(self, since: float) -> Sequence[Instruction]:
+        return [instruction_of(row) for row in self._read(IN_FORCE, (since,))]

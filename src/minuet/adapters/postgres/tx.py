@@ -16,7 +16,18 @@ from minuet.adapters.postgres.handle import PostgresHandle
 from minuet.adapters.postgres.retention import PostgresRetention
 from minuet.app import Database
 from minuet.core.errors import ConfigurationError
-from minuet.ports import Audit, Inbox, KnownMessages, Outbox, Outgoing, Parked, ReadModels, Records, Retention
+from minuet.ports import (
+    Audit,
+    Inbox,
+    Instructions,
+    KnownMessages,
+    Outbox,
+    Outgoing,
+    Parked,
+    ReadModels,
+    Records,
+    Retention,
+)
 
 if TYPE_CHECKING:
     from minuet.adapters.sql.handles import SqlAlchemyHandles
@@ -96,6 +107,7 @@ class PostgresTx:
         self.read_models: ReadModels = tables.PostgresReadModels(*shared)
         self.records: Records = tables.PostgresRecords(*shared)
         self.audit: Audit = tables.PostgresAudit(*shared)
+        self.instructions: Instructions = tables.PostgresInstructions(*shared)
         self.retention: Retention = PostgresRetention(*shared)
         self.handed_out = False
         self._connection = connection

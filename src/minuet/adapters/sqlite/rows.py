@@ -8,7 +8,8 @@ from typing import Any
 from minuet.adapters.sql.unreadable import UNREADABLE, attributes_from, unreadable_entry
 from minuet.codec import attributes_to_text, envelope_from_text
 from minuet.core.formula import Literal
-from minuet.ports import Act, Entry, EntryState, Outgoing, ParkedMessage
+from minuet.core.operating import Scope, Verb
+from minuet.ports import Act, Entry, EntryState, Instruction, Outgoing, ParkedMessage
 
 Row = tuple[Any, ...]
 
@@ -90,6 +91,18 @@ def parked_of(row: Row) -> ParkedMessage:
 def act_of(row: Row) -> Act:
     at, who, verb, what, why = row
     return Act(at=at, who=who, verb=verb, what=what, why=why)
+
+
+def instruction_row(instruction: Instruction) -> Row:
+    scope, verb = instruction.scope, instruction.verb
+    what = (verb.topic.value, scope.saga, scope.saga_id, scope.service)
+    return (*what, verb.value, instruction.at, instruction.who, instruction.why)
+
+
+def instruction_of(row: Row) -> Instruction:
+    saga, saga_id, service, verb, at, who, why = row
+    scope = Scope(saga=saga, saga_id=saga_id, service=service)
+    return Instruction(scope=scope, verb=Verb(verb), at=at, who=who, why=why)
 
 
 literal_of = functools.lru_cache(maxsize=10_000)(Literal.parse)

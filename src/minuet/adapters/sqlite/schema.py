@@ -8,7 +8,7 @@ from importlib import resources
 
 from minuet.core.errors import ConfigurationError
 
-VERSIONS = {"schema.sql": 3, "broker.sql": 1}
+VERSIONS = {"schema.sql": 4, "broker.sql": 1}
 """Of each file of tables; ``schema.2.sql`` turns version 1 of ``schema.sql`` into version 2, and so on."""
 META = "CREATE TABLE IF NOT EXISTS minuet_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT"
 

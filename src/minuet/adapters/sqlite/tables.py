@@ -14,6 +14,8 @@ from minuet.adapters.sqlite.rows import (
     act_of,
     changing,
     entry_of,
+    instruction_of,
+    instruction_row,
     literal_of,
     outgoing_of,
     parked_of,
@@ -21,7 +23,8 @@ from minuet.adapters.sqlite.rows import (
 from minuet.codec import attributes_to_text, envelope_from_text
 from minuet.core.envelope import Envelope
 from minuet.core.formula import Literal
-from minuet.ports import Act, Entry, EntryState, Outgoing, ParkedMessage
+from minuet.core.operating import Scope, Verb
+from minuet.ports import Act, Entry, EntryState, Instruction, Outgoing, ParkedMessage
 
 FIND = f"SELECT {ENTRY} FROM minuet_inbox WHERE key = ?"
 ADD = f"""INSERT INTO minuet_inbox (saga, saga_id, {ENTRY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -84,6 +87,17 @@ GET_VIEW = "SELECT view FROM minuet_read_models WHERE query = ? AND key = ?"
 
 NOTE = "INSERT INTO minuet_audit (at, who, verb, what, why) VALUES (?, ?, ?, ?, ?)"
 NOTED = "SELECT at, who, verb, what, why FROM minuet_audit ORDER BY position DESC LIMIT ?"
+
+INSTRUCT = """INSERT INTO minuet_instructions (topic, saga, saga_id, service, verb, at, who, why)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (topic, saga, saga_id, service)
+    DO UPDATE SET verb = excluded.verb, at = excluded.at, who = excluded.who, why = excluded.why
+    WHERE excluded.at > minuet_instructions.at OR (excluded.at = minuet_instructions.at
+        AND minuet_instructions.verb = 'pause' AND excluded.verb = 'resume')"""
+INSTRUCTED = """SELECT saga, saga_id, service, verb, at, who, why FROM minuet_instructions
+    WHERE topic = ? AND saga = ? AND saga_id = ? AND service = ?"""
+IN_FORCE = """SELECT saga, saga_id, service, verb, at, who, why FROM minuet_instructions
+    WHERE verb = 'pause' OR (verb = 'retry' AND at > ?) ORDER BY at"""
 
 POSITION_MAX = 2**63 - 1
 AT_HAND_MAX = 2000
@@ -349,3 +363,15 @@ class SqliteAudit(Table):
 
     def recent(self, limit: int) -> Sequence[Act]:
         return [act_of(row) for row in self._execute(NOTED, (limit,)).fetchall()]
+
+
+class SqliteInstructions(Table):
+    def keep(self, instruction: Instruction) -> bool:
+        return self._execute(INSTRUCT, instruction_row(instruction)).rowcount == 1
+
+    def last(self, scope: Scope, verb: Verb) -> Instruction | None:
+        rows = self._execute(INSTRUCTED, (verb.topic.value, scope.saga, scope.saga_id, scope.service)).fetchall()
+        return instruction_of(rows[0]) if rows else None
+
+    def in_force(self, since: float) -> Sequence[Instruction]:
+        return [instruction_of(row) for row in self._execute(IN_FORCE, (since,)).fetchall()]

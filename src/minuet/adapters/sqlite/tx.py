@@ -16,7 +16,18 @@ from minuet.adapters.sqlite.retention import SqliteRetention
 from minuet.adapters.sqlite.transaction import KEEP, RELEASE, UNDO, NeedsCare, Rider, TransactionGone
 from minuet.app import Database
 from minuet.core.errors import ConfigurationError
-from minuet.ports import Audit, Inbox, KnownMessages, Outbox, Outgoing, Parked, ReadModels, Records, Retention
+from minuet.ports import (
+    Audit,
+    Inbox,
+    Instructions,
+    KnownMessages,
+    Outbox,
+    Outgoing,
+    Parked,
+    ReadModels,
+    Records,
+    Retention,
+)
 
 if TYPE_CHECKING:
     from minuet.adapters.sql.handles import SqlAlchemyHandles
@@ -86,6 +97,7 @@ class SqliteTx(Rider):
         self.read_models: ReadModels = tables.SqliteReadModels(cursor, instance, gone)
         self.records: Records = tables.SqliteRecords(cursor, instance, gone)
         self.audit: Audit = tables.SqliteAudit(cursor, instance, gone)
+        self.instructions: Instructions = tables.SqliteInstructions(cursor, instance, gone)
         self.retention: Retention = SqliteRetention(cursor, instance, gone, self._known)
         self.outbox: Outbox = self._outbox
         self._connection = connection

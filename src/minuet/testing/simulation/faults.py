@@ -20,9 +20,9 @@ class At:
     Attributes:
         at_s: seconds after the simulation began.
         kind: ``kill``, ``restart``, ``deploy``, ``pause``, ``zombie``, ``clock_jump``, ``clock_skew``,
-            ``broker_down`` or ``operator``.
-        machine: which one; for ``broker_down`` and ``operator`` it is left out.
-        for_s: how long, for ``pause``, ``zombie`` and ``broker_down``; how far, for the two of clocks.
+            ``broker_down``, ``operator`` or ``operator_pause``.
+        machine: which one; for ``broker_down`` and ``operator`` it is left out. An operator may pause what runs there.
+        for_s: how long, for the pauses, ``zombie`` and ``broker_down``; how far, for the two of clocks.
     """
 
     at_s: float
@@ -76,6 +76,7 @@ class Faults:
         clock_jump_per_minute: by up to two hours, to and fro. clock_skew_s: by so much at most each differs from start.
     People:
         operator_per_minute: everything that is parked is tried again.
+        operator_pause_per_minute: a service, a saga, or all of a type is paused for a while, and may be retried.
 
     Attributes:
         schedule: faults at fixed times, whatever the rates are.
@@ -114,6 +115,7 @@ class Faults:
     clock_jump_per_minute: float = 0.0
     clock_skew_s: float = 0.0
     operator_per_minute: float = 0.0
+    operator_pause_per_minute: float = 0.0
     schedule: tuple[At, ...] = ()
     exactly: tuple[Nth, ...] = ()
     until_s: float = 20.0
@@ -312,6 +314,7 @@ _USUAL: dict[str, float] = {
     "clock_jump_per_minute": 3.0,
     "clock_skew_s": 300.0,
     "operator_per_minute": 6.0,
+    "operator_pause_per_minute": 4.0,
 }
 
 KINDS = tuple(map(_kind_of, _USUAL))

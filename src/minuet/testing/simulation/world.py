@@ -15,8 +15,9 @@ from minuet.codec import Codec, attributes_of, remember
 from minuet.core.envelope import Envelope
 from minuet.core.errors import NotYet
 from minuet.core.messages import Command, Event, Query, View, name_of
+from minuet.core.operating import Scope, Verb
 from minuet.ports import EntryState, Outgoing
-from minuet.runtime.reactor import business_key
+from minuet.runtime.reactor import ORCHESTRATOR, business_key
 from minuet.settings import Settings
 from minuet.testing.simulation.broker import Broker, Waiting
 from minuet.testing.simulation.database import Database, SimulatedDatabase
@@ -311,10 +312,10 @@ class World:
                 at_s += chance.expovariate(per_minute / 60)
 
     def _check(self, planned: At) -> None:
-        known = {*TIMED, "broker_down", "operator"}
+        known = {*TIMED, "broker_down", "operator", "operator_pause"}
         if planned.kind not in known:
             raise ValueError(f"{planned}: there is no such fault that comes at a time; {', '.join(sorted(known))} are")
-        if planned.kind in TIMED and planned.machine not in self.machines:
+        if planned.kind in (*TIMED, "operator_pause") and planned.machine not in self.machines:
             raise ValueError(f"{planned}: there is no such machine; there are {', '.join(self.machines)}")
 
     def _strike(self, planned: At) -> None:
@@ -329,9 +330,45 @@ class World:
         elif planned.kind == "operator":
             if self.retry_parked():
                 self._fire("operator", "client")
+        elif planned.kind == "operator_pause":
+            scope = self._some_scope(planned)
+            self._fire("operator_pause", planned.machine, str(scope))
+            pausing = self._loop.create_task(self._pause_for(planned.for_s, scope), context=self._context)
+            self.keep(pausing)
         elif machine is not None and machine.is_up:
             self._fire(planned.kind, machine.name)
             TIMED[planned.kind](machine, planned.for_s)
+
+    def _some_scope(self, planned: At) -> Scope:
+        """The same for the same fault."""
+        chance = self._dice.of(f"{planned.kind} {planned.at_s!r}")
+        sagas = sorted((one.name, one.id) for one in self.sagas)
+        what = chance.choice(("service", "type", "saga"))
+        if what == "service" or not self.app.sagas or (what == "saga" and not sagas):
+            return Scope(service=chance.choice(self.machines[planned.machine].services))
+        name, saga_id = chance.choice(sagas) if what == "saga" else (chance.choice(list(self.app.current_sagas)), "")
+        return Scope(saga=name, saga_id=saga_id)
+
+    async def _pause_for(self, for_s: float, scope: Scope) -> None:
+        await self._instruct(Verb.PAUSE, scope)
+        await asyncio.sleep(for_s / 2)
+        await self._instruct(Verb.RETRY, scope)
+        await asyncio.sleep(for_s / 2)
+        await self._instruct(Verb.RESUME, scope)
+
+    async def _instruct(self, verb: Verb, scope: Scope) -> None:
+        """As an operator does who says it again until he is answered."""
+        place = ORCHESTRATOR if self.app.sagas else scope.service
+        while not self.is_over:
+            up = [one for one in self.machines.values() if place in one.services and one.is_up]
+            process = up[0].process if up else None
+            if process is not None and process.system is not None:
+                try:
+                    await process.serve(process.system.instruct(scope, verb, who="operator", why="to see what happens"))
+                    return
+                except Exception as error:
+                    self.note("client", f"{verb} {scope}: {type(error).__name__}, and said again")
+            await asyncio.sleep(ASK_AGAIN_S)
 
     def calm_down(self) -> None:
         """No more faults: everything that is down comes up again, at the latest when it was going to."""
