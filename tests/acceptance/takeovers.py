@@ -1,8 +1,8 @@
 """Who owned which work of the orchestrators, and when: a trigger in their database writes it down.
 
-It sees what is committed and nothing else, from outside of all processes. Of each entry it keeps who owned it and whether
-it was done, and of each writer the server's own number for its session. So it is known which process did what, although
-no process says so.
+It sees what is committed and nothing else, from outside of all processes. Of each entry it keeps who owned it and
+whether it was done, and of each writer the server's own number for its session. So it is known which process did what,
+although no process says so.
 """
 
 from __future__ import annotations
@@ -32,15 +32,18 @@ BEGIN
 END $$;
 CREATE TRIGGER note_owner AFTER INSERT OR UPDATE ON minuet_inbox FOR EACH ROW EXECUTE FUNCTION note_owner();
 """
+WRITING = "SELECT pid FROM pg_stat_activity WHERE application_name = %s AND client_port = ANY(%s)"
 OWNERS = "SELECT DISTINCT owner FROM owned WHERE session = ANY(%s) AND owner IS NOT NULL"
 LEFT = "SELECT key FROM minuet_inbox WHERE state = 'due' AND owner = ANY(%s)"
-TAKEN = """SELECT min(extract(epoch FROM at))::float8, max(extract(epoch FROM at))::float8, count(DISTINCT key) FROM owned
-    WHERE was_owner = ANY(%(owners)s) AND owner <> ALL(%(owners)s) AND at >= to_timestamp(%(since)s)"""
-DONE_TWICE = "SELECT key FROM owned WHERE state = 'done' AND was_state IS DISTINCT FROM 'done' GROUP BY key HAVING count(*) > 1"
+TAKEN = """SELECT min(extract(epoch FROM at))::float8, max(extract(epoch FROM at))::float8, count(DISTINCT key)
+    FROM owned WHERE was_owner = ANY(%(owners)s) AND owner <> ALL(%(owners)s) AND at >= to_timestamp(%(since)s)"""
+DONE_TWICE = (
+    "SELECT key FROM owned WHERE state = 'done' AND was_state IS DISTINCT FROM 'done' GROUP BY key HAVING count(*) > 1"
+)
 UNDONE = "SELECT key FROM owned WHERE was_state = 'done' AND state <> 'done'"
-BY_OTHERS = """SELECT DISTINCT later.key FROM owned AS taken JOIN owned AS later USING (key)
-    WHERE taken.was_owner = ANY(%(owners)s) AND taken.owner <> ALL(%(owners)s) AND later.position > taken.position
-        AND later.session = ANY(%(sessions)s)"""
+MEDDLED = """WITH names AS (SELECT session, min(owner) AS name FROM owned WHERE owner IS NOT NULL GROUP BY session)
+    SELECT key FROM owned JOIN names USING (session)
+    WHERE was_owner <> name AND NOT (state = 'due' AND owner = name)"""
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,8 @@ class Takeovers:
         return self._connection.execute(statement.encode(), values).fetchall()
 
     def sessions(self, process: Process) -> set[int]:
-        """The server's numbers of the sessions that this process has now."""
-        rows = self._all("SELECT pid FROM pg_stat_activity WHERE client_port = ANY(%s)", [_ports(process.popen.pid)])
+        """The server's numbers of the sessions with which this process writes now."""
+        rows = self._all(WRITING, [f"minuet {SCHEMA}", _ports(process.popen.pid)])
         return {number for (number,) in rows}
 
     def are_there(self, sessions: Collection[int]) -> bool:
@@ -90,6 +93,16 @@ class Takeovers:
         """What these own and have not done."""
         return {key for (key,) in self._all(LEFT, [list(owners)])}
 
+    def story(self, sessions: Collection[int], owners: Sequence[str]) -> str:
+        """What there is to say of them when something is wrong."""
+        there = self._all(
+            "SELECT pid, application_name, state, wait_event, clock_timestamp() - greatest(query_start, state_change), "
+            "query FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE '%orchestrator%'"
+        )
+        locks = self._all("SELECT pid, classid::int8, objid::int8, objsubid FROM pg_locks WHERE locktype = 'advisory'")
+        lines = (f"  {'*' if row[0] in sessions else ' '} {row}" for row in (*there, *locks))
+        return "\n".join([f"left {self.left(owners)}", *lines])
+
     def since(self, at: float, owners: Sequence[str]) -> Takeover | None:
         """What others took over of theirs after that time, in seconds since 1970; None if nothing."""
         ((first, last, entries),) = self._all(TAKEN, {"owners": list(owners), "since": at})
@@ -99,9 +112,9 @@ class Takeovers:
         """Entries that were decided, and then decided again or not decided any more."""
         return [key for (key,) in (*self._all(DONE_TWICE), *self._all(UNDONE))]
 
-    def meddled(self, owners: Sequence[str], sessions: Collection[int]) -> list[str]:
-        """Entries that these lost to others, and to which these sessions wrote all the same."""
-        return [key for (key,) in self._all(BY_OTHERS, {"owners": list(owners), "sessions": list(sessions)})]
+    def meddled(self) -> list[str]:
+        """Entries that somebody wrote to while they were another's, other than by taking them over."""
+        return [key for (key,) in self._all(MEDDLED)]
 
 
 def asked_twice(url: str, services: Sequence[str]) -> list[str]:
