@@ -35,8 +35,10 @@ CREATE TRIGGER note_owner AFTER INSERT OR UPDATE ON minuet_inbox FOR EACH ROW EX
 WRITING = "SELECT pid FROM pg_stat_activity WHERE application_name = %s AND client_port = ANY(%s)"
 OWNERS = "SELECT DISTINCT owner FROM owned WHERE session = ANY(%s) AND owner IS NOT NULL"
 LEFT = "SELECT key FROM minuet_inbox WHERE state = 'due' AND owner = ANY(%s)"
-TAKEN = """SELECT min(extract(epoch FROM at))::float8, max(extract(epoch FROM at))::float8, count(DISTINCT key)
-    FROM owned WHERE was_owner = ANY(%(owners)s) AND owner <> ALL(%(owners)s) AND at >= to_timestamp(%(since)s)"""
+TAKEN = """SELECT min(at), max(at), count(*) FROM (
+        SELECT min(extract(epoch FROM at))::float8 AS at FROM owned
+        WHERE key = ANY(%(keys)s) AND was_owner = ANY(%(owners)s) AND owner <> ALL(%(owners)s)
+            AND at >= to_timestamp(%(since)s) GROUP BY key) AS taken"""
 DONE_TWICE = (
     "SELECT key FROM owned WHERE state = 'done' AND was_state IS DISTINCT FROM 'done' GROUP BY key HAVING count(*) > 1"
 )
@@ -103,10 +105,11 @@ class Takeovers:
         lines = (f"  {'*' if row[0] in sessions else ' '} {row}" for row in (*there, *locks))
         return "\n".join([f"left {self.left(owners)}", *lines])
 
-    def since(self, at: float, owners: Sequence[str]) -> Takeover | None:
-        """What others took over of theirs after that time, in seconds since 1970; None if nothing."""
-        ((first, last, entries),) = self._all(TAKEN, {"owners": list(owners), "since": at})
-        return Takeover(entries, first - at, last - at) if entries else None
+    def of(self, left: Collection[str], owners: Sequence[str], since: float) -> Takeover | None:
+        """When others took over what these left behind at that time, in seconds since 1970; None if there was nothing."""
+        values = {"keys": list(left), "owners": list(owners), "since": since}
+        ((first, last, entries),) = self._all(TAKEN, values)
+        return Takeover(entries, first - since, last - since) if entries else None
 
     def done_twice(self) -> list[str]:
         """Entries that were decided, and then decided again or not decided any more."""

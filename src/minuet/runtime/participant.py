@@ -219,13 +219,19 @@ class Participant(Performer):
         copy = entry.copy()
         copy.envelope = replace(entry.envelope, cancelled=True)
         try:
-            if self.is_late(copy):
+            if self.is_late(copy) and not self._may_be_under_way(copy):
                 self.refuse(tx, copy, self.why_late(copy), after)
             elif tx.inbox.save(copy):
                 after.cancelled.append(copy)
         except Lost:
             return entry
         return copy
+
+    def _may_be_under_way(self, entry: Entry) -> bool:
+        """Whether a handler may be at work on it now, outside of any transaction. Only its place knows, and decides
+        when it takes the entry up again: what is done meanwhile has to be recorded, or nobody would undo it."""
+        handler = self.handlers.get(entry.handler)
+        return handler is not None and handler.is_async and bool(entry.envelope.body)
 
     def _hear_answer(self, tx: Tx, envelope: Envelope, event: Event, after: After) -> None:
         """What a participant that was asked by a message has decided, whichever of us asked it.
