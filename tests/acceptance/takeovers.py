@@ -106,7 +106,7 @@ class Takeovers:
         return "\n".join([f"left {self.left(owners)}", *lines])
 
     def of(self, left: Collection[str], owners: Sequence[str], since: float) -> Takeover | None:
-        """When others took over what these left behind at that time, in seconds since 1970; None if there was nothing."""
+        """When others took over what these left behind at that time, in seconds since 1970; None if nothing."""
         values = {"keys": list(left), "owners": list(owners), "since": since}
         ((first, last, entries),) = self._all(TAKEN, values)
         return Takeover(entries, first - since, last - since) if entries else None
