@@ -22,6 +22,7 @@ from minuet.ports import Act, Clock, Delivery, Entry, EntryState, Store, Tx
 from minuet.runtime.gather import Gatherer
 from minuet.runtime.participant import Participant
 from minuet.runtime.performer import DEPTH_MAX, After, Lost
+from minuet.runtime.room import Room
 from minuet.runtime.timers import Timers
 from minuet.runtime.waiters import Waiters, not_yet
 
@@ -81,7 +82,7 @@ class Place:
         self._under_way: dict[str, int] = {}
         self._under_way_bytes = 0
         # For each service that does the work, so that one that hangs does not stop the orchestrator from asking others.
-        self._rooms: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(UNDER_WAY_MAX))
+        self._rooms: defaultdict[str, Room] = defaultdict(lambda: Room(UNDER_WAY_MAX))
         self._freed = asyncio.Event()
         self._awaited: set[str] = set()
         self._again: dict[str, Entry] = {}
@@ -301,10 +302,14 @@ class Place:
 
     async def _work_on(self, entry: Entry, key: str) -> None:
         after = After()
+        room, saga = self._rooms[self.participant.service_of(entry)], entry.envelope.saga
         try:
-            async with self._rooms[self.participant.service_of(entry)]:
+            await room.enter(saga.name if saga else "", saga.id if saga else key)
+            try:
                 if not self._is_draining:
                     after = await self._attempt(entry)
+            finally:
+                room.leave()
         except Lost:
             log.info("%s: another instance does %s", self.name, key)
             self._cancelled.discard(key)
