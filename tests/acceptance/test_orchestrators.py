@@ -33,7 +33,7 @@ KILLED_S = 15.0
 STOPPED_S = LEASE_S + 10.0
 """Within which others must go on, also on a machine that has other things to do. Of those who were killed it takes a
 second; but then it may be that the only one left has just been started, and is not at work yet."""
-STOPS = 0.3  # of those who are not killed; the first one is always stopped, for that takes longest
+STOPS = 0.05  # instead of a kill; the first one is always stopped, for that takes longest
 LATENCY = {"latencyMs": 150}  # of the payment company and the carrier: so there is always something under way
 
 

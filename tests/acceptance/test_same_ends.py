@@ -95,7 +95,7 @@ CASES = {
     "GOOD3": Case(SHIPPED, DONE),
     # Each step refuses.
     "SOLDOUT": Case(
-        cancelled(f"{GONE} is out of stock"), ("OrderStatusUpdated"), items=(GONE,)
+        cancelled(f"{GONE} is out of stock"), ("OrderStatusUpdated",), items=(GONE,)
     ),
     "DECLINED": Case(
         cancelled("the card was declined", stock="RELEASED"),
@@ -113,7 +113,7 @@ CASES = {
     # A handler fails until nobody tries any more.
     POISON: Case(
         cancelled("inventory could not do its part: retries exhausted"),
-        ("OrderStatusUpdated"),
+        ("OrderStatusUpdated",),
     ),
     # The payment company takes its time; meanwhile the customer does not want it any more, or waits.
     "UNWANTED": Case(
