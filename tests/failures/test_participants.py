@@ -413,7 +413,7 @@ async def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 
 
 @pytest.mark.parametrize("what", MISBEHAVIOURS)
-async def test_however_it_misbehaves_the_saga_ends_as_it_should(stage: Stage, what: str) -> None:
+async def test_24_however_it_misbehaves_the_saga_ends_as_it_should(stage: Stage, what: str) -> None:
     case, booking, participant = MISBEHAVIOURS[what], what.replace(" ", "-").replace("'", ""), stage.participant
     participant.plans[booking] = case
     await stage.system.send(Ask(booking=booking))
@@ -442,7 +442,7 @@ async def test_however_it_misbehaves_the_saga_ends_as_it_should(stage: Stage, wh
             assert json.loads(one.body)["seat"] == f"seat of {booking}", "the answer is the good one, and its own"
 
 
-async def test_an_answer_that_names_no_saga_is_known_by_what_it_says(stage: Stage) -> None:
+async def test_24_an_answer_that_names_no_saga_is_known_by_what_it_says(stage: Stage) -> None:
     """A program that does not know what a saga is tells what it did, and about what."""
     if stage.way == "http":
         await stage.system.send(Ask(booking="plain"))
