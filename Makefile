@@ -15,10 +15,10 @@ export UV_PYTHON_DOWNLOADS := never
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test services test-services test-failures simulate check fast lint format bench lock clean
+.PHONY: help setup run test services test-services test-failures test-orchestrators simulate check fast lint format bench lock clean
 
 help: ## Show this list
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo '  ARGS="..." is handed on by run, services, the tests, bench and lock, for example: make test ARGS="-k saga -x"'
 
@@ -44,6 +44,10 @@ simulate: $(READY) ## Simulate 100,000 orders with all faults, about 20 minutes
 test-failures: $(READY) ## Break real brokers in all the ways of docs/failures.md; they take five minutes more
 	dev/services install
 	$(BIN)/python -m pytest tests/failures -n 2 --dist loadscope $(ARGS)
+
+test-orchestrators: $(READY) ## Kill and stop three orchestrators during 1,000 orders and tell how long takeovers take, six minutes
+	dev/services install postgres nats
+	ORCHESTRATED_ORDERS=1000 $(BIN)/python -m pytest tests/acceptance/test_orchestrators.py $(ARGS)
 
 check: lint fast ## Format, lint, types and the fast tests: run it before each commit
 

@@ -27,6 +27,7 @@ from minuet.runtime.limits import Limit, Pace
 from minuet.runtime.participant import Participant
 from minuet.runtime.performer import AWAITS, DEPTH_MAX, After, Lost
 from minuet.runtime.reactor import NEVER
+from minuet.runtime.room import Room
 from minuet.runtime.timers import Timers
 from minuet.runtime.waiters import Waiters, not_yet
 
@@ -94,11 +95,11 @@ class Place:
         self._renamed: dict[str, Entry] = {}
         self._under_way_bytes = 0
         # For each service that does the work, so that one that hangs does not stop the orchestrator from asking others.
-        self._rooms: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(UNDER_WAY_MAX))
+        self._rooms: defaultdict[str, Room] = defaultdict(lambda: Room(UNDER_WAY_MAX))
         self._paces: dict[str, Pace] = {}
         for service, limit in limits.items():
             if limit.in_flight is not None:
-                self._rooms[service] = asyncio.Semaphore(limit.in_flight)
+                self._rooms[service] = Room(limit.in_flight)
             if limit.rate_per_s is not None:
                 self._paces[service] = Pace(limit.rate_per_s)
         participant.is_paced = self.name in self._paces
@@ -383,9 +384,11 @@ class Place:
 
     async def _work_on(self, entry: Entry, key: str) -> None:
         after = After()
+        service, saga = self.participant.service_of(entry), entry.envelope.saga
+        room = self._rooms[service]
         try:
-            service = self.participant.service_of(entry)
-            async with self._rooms[service]:
+            await room.enter(saga.name if saga else "", saga.id if saga else key)
+            try:
                 if pace := self._paces.get(service):
                     await self._turn(pace)
                 # Much may have been said while it waited.
@@ -393,6 +396,8 @@ class Place:
                     if _was_planned(entry):
                         entry = await self._claim(entry)
                     after = await self._attempt(entry)
+            finally:
+                room.leave()
         except Lost:
             log.info("%s: another instance does %s", self.name, key)
             self._cancelled.discard(key)
@@ -401,7 +406,8 @@ class Place:
         except Exception as error:
             # The store itself failed. The entry is still due there, and this instance still owns it.
             log.warning("%s: cannot keep what came of %s, trying again: %s", self.name, key, error)
-            self.participant.taken_over(entry)  # and its handler may have done it
+            if not _was_planned(entry):
+                self.participant.taken_over(entry)  # its handler may have done it
             entry.due_at = self.clock.now() + 1.0
             after.start.append(entry)
         finally:

@@ -171,8 +171,8 @@ async def _request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 
 
 @asynccontextmanager
-async def hall_at_work() -> AsyncIterator[Hall]:
-    hall = Hall()
+async def hall_at_work(hall: Hall | None = None) -> AsyncIterator[Hall]:
+    hall = hall or Hall()
     server = await asyncio.start_server(hall.connected, "127.0.0.1", 0)
     hall.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from minuet import NotYet, Settings, System, running
+from minuet import App, Command, Event, NotYet, Refusal, Saga, Service, Settings, System, running, step
 from minuet.core.errors import Conflict, NotFound
 from minuet.core.projection import Coordination
+from minuet.runtime.reactor import IS_CANCELLED
 from tests.failures.shop import DONE, SAGA, Conduct, all_effects, order_app, place
 from tests.unit.runtime import shop
 from tests.unit.runtime.shop import Plan
@@ -176,3 +177,94 @@ async def test_what_was_done_and_could_not_be_kept_is_not_refused_before_it_is_k
             assert (await process.ended(shop.SAGA, "o1")).value == "compensated"
         decided = world.decided("o1")
         assert (decided["pay"], decided["pay/undo"]) == ("Paid", "Refunded")
+
+
+class Applied(Event, channel="office"):
+    name: str
+
+
+class Apply(Command, service="office", answers=(Applied,), key="name"):
+    name: str
+
+
+class Checked(Event, channel="office"):
+    name: str
+
+
+class Unchecked(Event, channel="office"):
+    name: str
+
+
+class Rejected(Refusal, channel="office"):
+    name: str
+
+
+class Check(Command, service="office", answers=(Checked, Rejected)):
+    name: str
+
+
+class Uncheck(Command, service="office", answers=(Unchecked,)):
+    name: str
+
+
+class Filed(Event, channel="office"):
+    name: str
+
+
+class File(Command, service="office", answers=(Filed, Rejected)):
+    name: str
+
+
+def office(begun: asyncio.Event, may_end: asyncio.Event, did: list[str]) -> App:
+    """Checks what is applied for, with somebody outside who takes his time, and files it."""
+    service = Service("office")
+
+    @service.handles(Apply)
+    def apply(command: Apply) -> Applied:
+        return Applied(name=command.name)
+
+    @service.handles(Check)
+    async def check(command: Check) -> Checked | Rejected:
+        begun.set()
+        await may_end.wait()
+        did.append("check")
+        return Checked(name=command.name)
+
+    @service.handles(Uncheck)
+    def uncheck(command: Uncheck) -> Unchecked:
+        did.append("uncheck")
+        return Unchecked(name=command.name)
+
+    @service.handles(File)
+    def file(command: File) -> Filed | Rejected:
+        did.append("file")
+        return Filed(name=command.name)
+
+    saga = Saga("Application", begins_with=Applied, key="name", steps=[step(Check, undo=Uncheck), step(File)])
+    return App("office", services=[service], sagas=[saga])
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_what_is_under_way_outside_ends_first_and_is_undone(way: tuple[str, str], tmp_path: Path) -> None:
+    """Refused meanwhile, it would be done all the same, and stay so."""
+    begun, may_end, did = asyncio.Event(), asyncio.Event(), list[str]()
+    settings = Settings(
+        data=tmp_path,
+        coordination={"Application": Coordination(way[0])},
+        orchestration={"participants": way[1], "ask_again_s": 0.1},  # type: ignore[arg-type]
+    )
+    async with running(office(begun, may_end, did), settings) as system:
+        await system.send(Apply(name="a"))
+        async with asyncio.timeout(20):
+            await begun.wait()
+            await system.cancel("a", who="ada")
+            while not await is_known_as_cancelled(system, "office"):
+                await asyncio.sleep(0.01)
+            may_end.set()
+            assert (await system.ended("Application", "a")).value == "compensated"
+        assert did == ["check", "uncheck"]
+
+
+async def is_known_as_cancelled(system: System, place: str) -> bool:
+    known = await system.stores[place].transact(lambda tx: tx.known.of("Application", "a"), reads_only=True)
+    return IS_CANCELLED in known
