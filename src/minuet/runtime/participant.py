@@ -261,7 +261,7 @@ class Participant(Performer):
             is_ours = ref.name in self.reactor.app.current_sagas and ref.coordination is self.reactor.acts_in
             return ref if is_ours else None
         # It names no step. The rules take it for the answer of the only one that it can be, so this is answered by it.
-        facts = [one for one in self.reactor.facts(envelope, event) if one.literal != BEGUN]
+        facts = [one for one in self.reactor.facts(envelope, event) if one.literal != BEGUN and not one.is_awaited]
         if not facts:
             return None
         fact = facts[0]
