@@ -9,10 +9,8 @@ import psycopg
 from psycopg.rows import dict_row
 
 from minuet.adapters.postgres.connection import Connection
-from minuet.adapters.postgres.statements import ends_transaction, numbered
-from minuet.adapters.sql import REFUSAL
+from minuet.adapters.postgres.statements import numbered
 from minuet.app import Row
-from minuet.core.errors import DefinitionError
 
 
 class PostgresHandle:
@@ -33,8 +31,7 @@ class PostgresHandle:
         return self._run(statement, values).fetchall()
 
     def _run(self, statement: str, values: dict[str, Any]) -> psycopg.RawCursor[dict[str, Any]]:
-        if ends_transaction(statement):
-            raise DefinitionError(REFUSAL)
+        self._connection.check(statement)
         text, names = numbered(statement)
         if not names:
             self._cursor.execute(text)

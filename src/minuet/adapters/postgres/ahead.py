@@ -1,0 +1,122 @@
+"""What a transaction's works will look at, read for all of them when it begins, in the round trip of the BEGIN itself.
+
+**Entries** are as they were when the transaction began. Whoever decides by that on what to write finds out when it is
+written: see `minuet.adapters.postgres.later`.
+
+**Known messages** are as they are: the first row of each saga is locked before the others are read, as `minuet_learn`
+does it, so nobody else learns for that saga until the transaction ends. Of a saga that has no row yet nothing can be
+locked; two that make its first row at the same time meet at the index on first rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from minuet.adapters.postgres.pipeline import TEXT, Command, array
+from minuet.adapters.postgres.rows import ENTRY, Row, kept, literal_of
+from minuet.codec import envelope_from_text
+from minuet.core.envelope import Envelope
+from minuet.core.formula import Literal
+from minuet.ports import ReadAhead
+
+# LATERAL and OFFSET 0 make one search in the index of each: the plan is made once, perhaps for a table that is still
+# empty, where reading all of it would look cheap.
+FIND_ALL = f"""SELECT entry.* FROM unnest($1::text[]) AS asked (key),
+    LATERAL (SELECT {ENTRY} FROM minuet_inbox WHERE minuet_inbox.key = asked.key OFFSET 0) AS entry""".encode()
+_ASKED = "unnest($1::text[], $2::text[]) AS asked (saga, saga_id)"
+# In one order for all, so that two instances do not wait for each other.
+LOCK_ALL = f"""SELECT FROM {_ASKED}, LATERAL (SELECT FROM minuet_known
+        WHERE minuet_known.saga = asked.saga AND minuet_known.saga_id = asked.saga_id AND is_first
+        FOR NO KEY UPDATE) AS first""".encode()
+KNOWN_ALL = f"""SELECT known.* FROM {_ASKED}, LATERAL (SELECT saga, saga_id, literal, attributes, body FROM minuet_known
+        WHERE minuet_known.saga = asked.saga AND minuet_known.saga_id = asked.saga_id
+        ORDER BY position OFFSET 0) AS known""".encode()
+
+Saga = tuple[str, str]
+"""The name and the id, as they are kept."""
+
+
+class Known(Mapping[Literal, Envelope]):
+    """What is known of a saga. An envelope is made of its row when somebody looks at it."""
+
+    def __init__(self) -> None:
+        self._found: dict[Literal, Envelope | tuple[str, bytes]] = {}
+
+    def add(self, literal: Literal, envelope: Envelope | tuple[str, bytes]) -> None:
+        self._found[literal] = envelope
+
+    def __getitem__(self, literal: Literal) -> Envelope:
+        found = self._found[literal]
+        if isinstance(found, tuple):
+            found = self._found[literal] = envelope_from_text(*found)
+        return found
+
+    def __contains__(self, literal: object) -> bool:
+        return literal in self._found
+
+    def __iter__(self) -> Iterator[Literal]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({dict(self)!r})"
+
+
+class Ahead:
+    """What was read ahead in this transaction.
+
+    Attributes:
+        entries: by key; None for those that were not there.
+        known: by saga.
+    """
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Row | None] = {}
+        self.known: dict[Saga, Known] = {}
+        self._sagas: list[Saga] = []
+
+    def forget(self) -> None:
+        self.entries.clear()
+        self.known.clear()
+
+    def ask(self, works: Iterable[object]) -> list[Command]:
+        """The commands that read what these works will look at."""
+        self.forget()
+        keys: set[str] = set()
+        sagas: set[Saga] = set()
+        for work in works:
+            if isinstance(work, ReadAhead):
+                keys.update(map(kept, work.keys))
+                sagas.update((kept(name), kept(saga_id)) for name, saga_id in work.sagas)
+        keys = {key for key in keys if _is_text(key)}
+        self.entries = dict.fromkeys(keys)
+        self._sagas = sorted(saga for saga in sagas if _is_text(saga[0]) and _is_text(saga[1]))
+        self.known = {saga: Known() for saga in self._sagas}
+        commands = []
+        if keys:
+            commands.append(Command(FIND_ALL, (array(TEXT, [key.encode() for key in keys]),)))
+        if self._sagas:
+            columns = [array(TEXT, [part.encode() for part in column]) for column in zip(*self._sagas, strict=True)]
+            commands += [Command(LOCK_ALL, columns), Command(KNOWN_ALL, columns)]
+        return commands
+
+    def answered(self, results: Sequence[list[Row]]) -> None:
+        """Take in the rows that the commands have read."""
+        left = list(results)
+        if self.entries:
+            for row in left.pop(0):
+                self.entries[row[0]] = row
+        if self._sagas:
+            for name, saga_id, literal, attributes, body in left[1]:
+                self.known[name, saga_id].add(literal_of(literal), (attributes, body))
+
+
+def _is_text(value: str) -> bool:
+    """Whether the server takes it. What it does not take fails when it is looked for, in its own work."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
