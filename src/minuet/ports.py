@@ -280,20 +280,32 @@ class Tx(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class LooksAt:
+    """
+    Attributes:
+        keys: of inbox entries.
+        sagas: (name, id) of those of which something is learnt, or asked what is known.
+        records: (name, id) of those of which all entries are looked at.
+    """
+
+    keys: Sequence[str] = ()
+    sagas: Sequence[tuple[str, str]] = ()
+    records: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ReadAhead(Generic[T]):
     """A work, and what it is going to look at.
 
-    A store behind a network reads that for all works of a transaction at once, before they run. What a work looks at
-    that is not said here is read when it looks; what it does not look at after all costs a little.
+    A store behind a network reads that for all works of a transaction at once, before they run; others need not ask.
+    What a work looks at that is not said here is read when it looks; what it does not look at after all costs a little.
 
     Attributes:
-        keys: of inbox entries.
-        sagas: (name, id) of those of which it learns something, or asks what is known.
+        looks_at: is called once for each time that the work is run, where the work is; must not raise.
     """
 
     work: Callable[[Tx], T]
-    keys: Sequence[str] = ()
-    sagas: Sequence[tuple[str, str]] = ()
+    looks_at: Callable[[], LooksAt]
 
     def __call__(self, tx: Tx) -> T:
         return self.work(tx)

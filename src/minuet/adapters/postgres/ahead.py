@@ -10,14 +10,14 @@ locked; two that make its first row at the same time meet at the index on first 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from minuet.adapters.postgres.pipeline import TEXT, Command, array
+from minuet.adapters.postgres.pipeline import TEXT, Command, Value, array
 from minuet.adapters.postgres.rows import ENTRY, Row, kept, literal_of
 from minuet.codec import envelope_from_text
 from minuet.core.envelope import Envelope
 from minuet.core.formula import Literal
-from minuet.ports import ReadAhead
+from minuet.ports import Entry, ReadAhead
 
 # LATERAL and OFFSET 0 make one search in the index of each: the plan is made once, perhaps for a table that is still
 # empty, where reading all of it would look cheap.
@@ -31,6 +31,10 @@ LOCK_ALL = f"""SELECT FROM {_ASKED}, LATERAL (SELECT FROM minuet_known
 KNOWN_ALL = f"""SELECT known.* FROM {_ASKED}, LATERAL (SELECT saga, saga_id, literal, attributes, body FROM minuet_known
         WHERE minuet_known.saga = asked.saga AND minuet_known.saga_id = asked.saga_id
         ORDER BY position OFFSET 0) AS known""".encode()
+
+RECORDS_ALL = f"""SELECT asked.*, entry.* FROM {_ASKED}, LATERAL (SELECT {ENTRY} FROM minuet_inbox
+        WHERE minuet_inbox.saga_id = asked.saga_id AND minuet_inbox.saga = asked.saga
+        ORDER BY position OFFSET 0) AS entry""".encode()
 
 Saga = tuple[str, str]
 """The name and the id, as they are kept."""
@@ -70,47 +74,75 @@ class Ahead:
     Attributes:
         entries: by key; None for those that were not there.
         known: by saga.
+        records: all entries of a saga.
     """
 
     def __init__(self) -> None:
         self.entries: dict[str, Row | None] = {}
         self.known: dict[Saga, Known] = {}
-        self._sagas: list[Saga] = []
+        self.records: dict[Saga, list[Row]] = {}
+        self._takes: list[Callable[[list[Row]], object]] = []
 
     def forget(self) -> None:
         self.entries.clear()
         self.known.clear()
+        self.records.clear()
+
+    def forget_records(self, entry: Entry) -> None:
+        """It is being added or changed, so what was read of its saga is no longer true."""
+        saga = entry.envelope.saga
+        if saga is not None and self.records:
+            self.records.pop((kept(saga.name), kept(saga.id)), None)
 
     def ask(self, works: Iterable[object]) -> list[Command]:
         """The commands that read what these works will look at."""
-        self.forget()
         keys: set[str] = set()
         sagas: set[Saga] = set()
+        records: set[Saga] = set()
         for work in works:
             if isinstance(work, ReadAhead):
-                keys.update(map(kept, work.keys))
-                sagas.update((kept(name), kept(saga_id)) for name, saga_id in work.sagas)
-        keys = {key for key in keys if _is_text(key)}
-        self.entries = dict.fromkeys(keys)
-        self._sagas = sorted(saga for saga in sagas if _is_text(saga[0]) and _is_text(saga[1]))
-        self.known = {saga: Known() for saga in self._sagas}
-        commands = []
-        if keys:
-            commands.append(Command(FIND_ALL, (array(TEXT, [key.encode() for key in keys]),)))
-        if self._sagas:
-            columns = [array(TEXT, [part.encode() for part in column]) for column in zip(*self._sagas, strict=True)]
-            commands += [Command(LOCK_ALL, columns), Command(KNOWN_ALL, columns)]
-        return commands
-
-    def answered(self, results: Sequence[list[Row]]) -> None:
-        """Take in the rows that the commands have read."""
-        left = list(results)
+                looks_at = work.looks_at()
+                keys.update(map(kept, looks_at.keys))
+                sagas.update((kept(name), kept(saga_id)) for name, saga_id in looks_at.sagas)
+                records.update((kept(name), kept(saga_id)) for name, saga_id in looks_at.records)
+        self.entries = {key: None for key in keys if _is_text(key)}
+        self.known = {saga: Known() for saga in sorted(filter(_are_text, sagas))}
+        self.records = {saga: [] for saga in filter(_are_text, records)}
+        asked: list[tuple[Command, Callable[[list[Row]], object]]] = []
         if self.entries:
-            for row in left.pop(0):
-                self.entries[row[0]] = row
-        if self._sagas:
-            for name, saga_id, literal, attributes, body in left[1]:
-                self.known[name, saga_id].add(literal_of(literal), (attributes, body))
+            asked.append((Command(FIND_ALL, (array(TEXT, [key.encode() for key in self.entries]),)), self._found))
+        if self.known:
+            columns = _columns(self.known)
+            asked += [(Command(LOCK_ALL, columns), len), (Command(KNOWN_ALL, columns), self._knew)]
+        if self.records:
+            asked.append((Command(RECORDS_ALL, _columns(self.records)), self._recorded))
+        self._takes = [take for _, take in asked]
+        return [command for command, _ in asked]
+
+    def answered(self, results: Iterable[list[Row]]) -> None:
+        """Take in the rows that the commands have read."""
+        for take, rows in zip(self._takes, results, strict=True):
+            take(rows)
+
+    def _found(self, rows: list[Row]) -> None:
+        for row in rows:
+            self.entries[row[0]] = row
+
+    def _knew(self, rows: list[Row]) -> None:
+        for name, saga_id, literal, attributes, body in rows:
+            self.known[name, saga_id].add(literal_of(literal), (attributes, body))
+
+    def _recorded(self, rows: list[Row]) -> None:
+        for name, saga_id, *row in rows:
+            self.records[name, saga_id].append(tuple(row))
+
+
+def _columns(sagas: Iterable[Saga]) -> list[Value]:
+    return [array(TEXT, [part.encode() for part in column]) for column in zip(*sagas, strict=True)]
+
+
+def _are_text(saga: Saga) -> bool:
+    return all(map(_is_text, saga))
 
 
 def _is_text(value: str) -> bool:

@@ -163,14 +163,22 @@ class Table:
             raise failure
         return result
 
+    def _look(self, statement: str, values: Sequence[Any]) -> list[Row]:
+        """Read, or write, what has nothing to do with what is kept back."""
+        return self._cursor.execute(statement, values, prepare=True).fetchall()
+
     def _read(self, statement: str, values: Sequence[Any]) -> list[Row]:
         self.flush()
-        return self._cursor.execute(statement, values, prepare=True).fetchall()
+        return self._look(statement, values)
 
     def _write(self, statement: str, values: Sequence[Any]) -> int:
         """How many rows were written."""
         self.flush()
         self._ahead.forget()
+        return self._write_apart(statement, values)
+
+    def _write_apart(self, statement: str, values: Sequence[Any]) -> int:
+        """As `_write`, in a table of which nothing is kept back, or read ahead."""
         written = self._cursor.execute(statement, values, prepare=True).rowcount
         self._connection.writes += written > 0
         return written
@@ -197,16 +205,18 @@ class Table:
 class PostgresInbox(Table):
     def find(self, key: str) -> Entry | None:
         as_kept = kept(key)
-        if as_kept in self._ahead.entries and not self._later.has(as_kept):
+        if self._later.has(as_kept):
+            self.flush()
+        elif as_kept in self._ahead.entries:
             row = self._ahead.entries[as_kept]
             return entry_of(row) if row else None
-        rows = self._read(FIND, (as_kept,))
+        rows = self._look(FIND, (as_kept,))
         return entry_of(rows[0]) if rows else None
 
     def add(self, entry: Entry) -> bool:
         row, key = self._row(entry), kept(entry.key)
         if self._is_new(key):
-            self._later.add(key, row)
+            self._add_later(key, entry, row)
             return True
         if self._ahead.entries.get(key) and not self._later.has(key):
             return False
@@ -216,12 +226,16 @@ class PostgresInbox(Table):
         """Whether we may take it for granted that there is no entry with this key."""
         return self._later.is_on and not self._later.has(key) and not self._ahead.entries.get(key)
 
+    def _add_later(self, key: str, entry: Entry, row: tuple[Value, ...]) -> None:
+        self._ahead.forget_records(entry)
+        self._later.add(key, row)
+
     def save(self, entry: Entry) -> bool:
         key = kept(entry.key)
         if entry.owner is None:
             row = self._row(entry)
             if self._is_new(key):
-                self._later.add(key, row)
+                self._add_later(key, entry, row)
                 return True
             return self._change(SAVE, *row, text(self._instance))
         self._own(entry)
@@ -231,6 +245,7 @@ class PostgresInbox(Table):
             sent = (text(attributes_to_text(entry.envelope)), entry.envelope.body)
         values = (*sent, *changing(entry), text(key), text(self._instance))
         if self._later.is_on and not self._later.has(key):
+            self._ahead.forget_records(entry)
             self._later.change(key, values)
             return True
         return self._change(CHANGE_ALL if sent else CHANGE, *values)
@@ -297,7 +312,7 @@ class PostgresKnown(Table):
         self, saga: str, saga_id: str, literal: Literal, envelope: Envelope
     ) -> Mapping[Literal, Envelope] | None:
         row = (kept(saga), kept(saga_id), str(literal), attributes_to_text(envelope), envelope.body)
-        ((is_first,),) = self._read(LEARN, row)
+        ((is_first,),) = self._look(LEARN, row)
         if is_first is None:
             return None
         self._connection.writes += 1
@@ -312,7 +327,7 @@ class PostgresKnown(Table):
         return KnownOfSaga(lambda: rows, {})
 
     def _rows_of(self, saga: str, saga_id: str) -> list[KnownRow]:
-        return self._read(KNOWN, (kept(saga), kept(saga_id)))
+        return self._look(KNOWN, (kept(saga), kept(saga_id)))
 
     def recent(self, limit: int, before: int | None = None) -> Sequence[tuple[int, str, str]]:
         rows = self._read(RECENT, (POSITION_MAX if before is None else before, limit))
@@ -410,17 +425,17 @@ def parked_row(message: ParkedMessage) -> Row:
 
 class PostgresParked(Table):
     def add(self, message: ParkedMessage) -> None:
-        self._write(PARK, parked_row(message))
+        self._write_apart(PARK, parked_row(message))
 
     def get(self, message_id: str) -> ParkedMessage | None:
-        rows = self._read(PARKED, (kept(message_id),))
+        rows = self._look(PARKED, (kept(message_id),))
         return parked_of(rows[0]) if rows else None
 
     def remove(self, message_id: str) -> bool:
-        return self._write(UNPARK, (kept(message_id),)) == 1
+        return self._write_apart(UNPARK, (kept(message_id),)) == 1
 
     def all(self, limit: int) -> Sequence[ParkedMessage]:
-        return [parked_of(row) for row in self._read(ALL_PARKED, (limit,))]
+        return [parked_of(row) for row in self._look(ALL_PARKED, (limit,))]
 
     def entries(self, limit: int) -> Sequence[Entry]:
         return [entry_of(row) for row in self._read(PARKED_ENTRIES, (limit,))]
@@ -428,24 +443,27 @@ class PostgresParked(Table):
 
 class PostgresReadModels(Table):
     def put(self, query: str, key: str, view: bytes, as_of: float) -> None:
-        self._write(PUT_VIEW, (query, kept(key), view, as_of))
+        self._write_apart(PUT_VIEW, (query, kept(key), view, as_of))
 
     def get(self, query: str, key: str) -> bytes | None:
-        rows = self._read(GET_VIEW, (query, kept(key)))
+        rows = self._look(GET_VIEW, (query, kept(key)))
         return bytes(rows[0][0]) if rows else None
 
 
 class PostgresRecords(Table):
     def entries_of(self, saga: str, saga_id: str) -> Sequence[Entry]:
+        rows = self._ahead.records.get((kept(saga), kept(saga_id)))
+        if rows is not None:
+            return [entry_of(row) for row in rows]
         return [entry_of(row) for row in self._read(ENTRIES_OF, (kept(saga_id), kept(saga)))]
 
 
 class PostgresAudit(Table):
     def add(self, act: Act) -> None:
-        self._write(NOTE, (act.at, kept(act.who), act.verb, kept(act.what), kept(act.why)))
+        self._write_apart(NOTE, (act.at, kept(act.who), act.verb, kept(act.what), kept(act.why)))
 
     def recent(self, limit: int) -> Sequence[Act]:
-        rows = self._read(NOTED, (limit,))
+        rows = self._look(NOTED, (limit,))
         return [
             Act(at=at, who=told(who), verb=verb, what=told(what), why=told(why)) for at, who, verb, what, why in rows
         ]
