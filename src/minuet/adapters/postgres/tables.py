@@ -174,8 +174,10 @@ class Table:
     def _write(self, statement: str, values: Sequence[Any]) -> int:
         """How many rows were written."""
         self.flush()
-        self._ahead.forget()
-        return self._write_apart(statement, values)
+        written = self._write_apart(statement, values)
+        if written:
+            self._ahead.forget()
+        return written
 
     def _write_apart(self, statement: str, values: Sequence[Any]) -> int:
         """As `_write`, in a table of which nothing is kept back, or read ahead."""
@@ -184,19 +186,21 @@ class Table:
         return written
 
     def _write_and_read(self, statement: str, values: Sequence[Any]) -> list[Row]:
-        self._ahead.forget()
         rows = self._read(statement, values)
-        self._connection.writes += bool(rows)
+        if rows:
+            self._ahead.forget()
+            self._connection.writes += 1
         return rows
 
     def _change(self, statement: bytes, *values: Value) -> bool:
         """Whether an entry was written."""
-        self._ahead.forget()
         result = self.flush(Command(statement, values))
         assert result is not None
-        has_written = result.command_tuples == 1
-        self._connection.writes += has_written
-        return has_written
+        if result.command_tuples != 1:
+            return False
+        self._ahead.forget()
+        self._connection.writes += 1
+        return True
 
     def _gone(self, statement: str) -> list[str]:
         return [owner for (owner,) in self._read(statement, (self._schema_name, self._instance))]
