@@ -52,14 +52,15 @@ def array(kind: int, items: Sequence[Value]) -> bytes:
     """An array of values of that type."""
     if not items:
         return _EMPTY
-    parts = [_head(1, None in items, kind, len(items), 1)]
-    for item in items:
-        if item is None:
-            parts.append(_NULL)
-        else:
-            parts.append(_length(len(item)))
-            parts.append(item)
-    return b"".join(parts)
+    count, first = len(items), items[0]
+    head = _head(1, None in items, kind, count, 1)
+    if items.count(first) == count:  # of many columns all rows have the same, as their state
+        return head + _item(first) * count
+    return head + b"".join([_NULL if item is None else _length(len(item)) + item for item in items])
+
+
+def _item(value: Value) -> bytes:
+    return _NULL if value is None else _length(len(value)) + value
 
 
 def arrays(kinds: Sequence[int], rows: Sequence[Sequence[Value]]) -> list[Value]:

@@ -14,7 +14,7 @@ import psycopg
 
 from minuet.adapters.postgres.ahead import Ahead, Known
 from minuet.adapters.postgres.connection import Connection
-from minuet.adapters.postgres.later import ENTRY_COLUMNS, Later
+from minuet.adapters.postgres.later import ENTRY_COLUMNS, Later, mine
 from minuet.adapters.postgres.locks import owners_gone
 from minuet.adapters.postgres.pipeline import BYTEA, FALSE, TEXT, TRUE, Command, Value, array, text
 from minuet.adapters.postgres.rows import (
@@ -52,12 +52,12 @@ SAVE = f"""INSERT INTO minuet_inbox ({_NAMES}) VALUES ({_VALUES})
     ON CONFLICT (key) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _WRITTEN)}
     WHERE minuet_inbox.owner = ${len(ENTRY_COLUMNS) + 1} AND minuet_inbox.state = 'due'""".encode()
 CHANGE = f"""UPDATE minuet_inbox SET {_given(CHANGING)}
-    WHERE key = ${len(CHANGING) + 1} AND owner = ${len(CHANGING) + 2} AND state = 'due'""".encode()
+    WHERE key = ${len(CHANGING) + 1} AND {mine(len(CHANGING) + 2)} AND state = 'due'""".encode()
 CHANGE_ALL = f"""UPDATE minuet_inbox SET {_given(_WRITTEN)}
-    WHERE key = ${len(_WRITTEN) + 1} AND owner = ${len(_WRITTEN) + 2} AND state = 'due'""".encode()
+    WHERE key = ${len(_WRITTEN) + 1} AND {mine(len(_WRITTEN) + 2)} AND state = 'due'""".encode()
 SETTLE = f"""UPDATE minuet_inbox SET {_given(CHANGING)} WHERE key = ${len(CHANGING) + 1} AND state <> 'done'""".encode()
 PARK_ENTRY = "UPDATE minuet_inbox SET state = 'parked', error = $1, owner = NULL WHERE key = $2"
-RENAME = "UPDATE minuet_inbox SET key = $1 WHERE key = $2 AND owner = $3 AND state = 'due'"
+RENAME = f"UPDATE minuet_inbox SET key = $1 WHERE key = $2 AND {mine(3)} AND state = 'due'"
 # The plus keeps the planner from reading all of the inbox in the order of positions: few are due, and they have an
 # index.
 # What is picked is locked before it is changed, and what others have just picked is left to them.
