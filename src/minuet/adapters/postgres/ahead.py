@@ -41,13 +41,21 @@ Saga = tuple[str, str]
 
 
 class Known(Mapping[Literal, Envelope]):
-    """What is known of a saga. An envelope is made of its row when somebody looks at it."""
+    """What is known of a saga. An envelope is made of its row when somebody looks at it.
 
-    def __init__(self) -> None:
+    Args:
+        is_guess: nobody has looked; it is taken for granted that nothing was known.
+    """
+
+    def __init__(self, *, is_guess: bool = False) -> None:
+        self.is_guess = is_guess
         self._found: dict[Literal, Envelope | tuple[str, bytes]] = {}
 
     def add(self, literal: Literal, envelope: Envelope | tuple[str, bytes]) -> None:
         self._found[literal] = envelope
+
+    def remove(self, literal: Literal) -> None:
+        del self._found[literal]
 
     def __getitem__(self, literal: Literal) -> Envelope:
         found = self._found[literal]
@@ -93,6 +101,15 @@ class Ahead:
         saga = entry.envelope.saga
         if saga is not None and self.records:
             self.records.pop((kept(saga.name), kept(saga.id)), None)
+
+    def unlearn(self, learnt: Iterable[tuple[Saga, Literal]]) -> None:
+        """What was learnt in this transaction is undone."""
+        for saga, literal in learnt:
+            known = self.known.get(saga)
+            if known is not None:
+                known.remove(literal)
+                if known.is_guess and not known:
+                    del self.known[saga]
 
     def ask(self, works: Iterable[object]) -> list[Command]:
         """The commands that read what these works will look at."""

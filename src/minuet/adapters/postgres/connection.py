@@ -168,6 +168,9 @@ class Connection(BoundedConnection):
             self.before_looking()
 
     def note(self, text: str, tag: str) -> None:
+        """What to do after it; ``tag`` is what the server calls it."""
+        if tag.startswith("DEALLOCATE"):
+            self._ours.forget()
         if only_reads(text) or (not self.has_triggers and changed_nothing(tag)):
             return
         self.writes += 1

@@ -27,9 +27,12 @@ from minuet.adapters.postgres.pipeline import (
     bigint,
 )
 from minuet.adapters.postgres.rows import CHANGING
+from minuet.core.formula import Literal
 
 Row = tuple[Value, ...]
 Mark = tuple[int, int, int, int]
+Learnt = tuple[tuple[str, str], Literal]
+"""Of which saga, and what."""
 
 ENTRY_COLUMNS = {
     "saga": TEXT,
@@ -105,7 +108,7 @@ class Later:
         self.is_on = False
         self._added: list[Row] = []
         self._changed: list[tuple[str, Command]] = []
-        self._learnt: list[tuple[tuple[str, str], Row]] = []
+        self._learnt: list[tuple[Learnt, Row]] = []
         self._sent: list[int] = []
         self._keys: dict[str, None] = {}
 
@@ -119,8 +122,8 @@ class Later:
         statement = CHANGE if len(row) == len(CHANGING) + 2 else CHANGE_ENVELOPE
         self._changed.append((key, Command(statement, row)))
 
-    def learn(self, saga: tuple[str, str], row: Row) -> None:
-        self._learnt.append((saga, row))
+    def learn(self, learnt: Learnt, row: Row) -> None:
+        self._learnt.append((learnt, row))
 
     def sent(self, positions: Sequence[int]) -> None:
         self._sent.extend(positions)
@@ -136,10 +139,10 @@ class Later:
     def mark(self) -> Mark:
         return len(self._added), len(self._changed), len(self._learnt), len(self._sent)
 
-    def back_to(self, mark: Mark) -> list[tuple[str, str]]:
-        """Forget what came since; the sagas of which something was learnt. What was written is not taken back."""
+    def back_to(self, mark: Mark) -> list[Learnt]:
+        """Forget what came since; what was learnt of it. What was written is not taken back."""
         added, changed, learnt, sent = mark
-        sagas = [saga for saga, _ in self._learnt[learnt:]]
+        unlearnt = [one for one, _ in self._learnt[learnt:]]
         if len(self._added) > added or len(self._changed) > changed:
             del self._added[added:]
             del self._changed[changed:]
@@ -147,7 +150,7 @@ class Later:
             self._keys = dict.fromkeys(kept + [key for key, _ in self._changed])
         del self._learnt[learnt:]
         del self._sent[sent:]
-        return sagas
+        return unlearnt
 
     def commands(self) -> list[Command]:
         """Write all of it."""

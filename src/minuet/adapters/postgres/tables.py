@@ -302,13 +302,13 @@ class PostgresKnown(Table):
         known = self._ahead.known.get(ref)
         if known is None and self._later.is_on and literal == BEGUN:
             # Who begins a saga mostly is the first to hear of it. If he is not, the writing of it says so.
-            known = self._ahead.known[ref] = Known()
+            known = self._ahead.known[ref] = Known(is_guess=True)
         if known is None:
             return self._learn_now(saga, saga_id, literal, envelope)
         if literal in known:
             return None
         row = (text(ref[0]), text(ref[1]), text(str(literal)), FALSE if known else TRUE)
-        self._later.learn(ref, (*row, text(attributes_to_text(envelope)), envelope.body))
+        self._later.learn((ref, literal), (*row, text(attributes_to_text(envelope)), envelope.body))
         known.add(literal, envelope)
         return known
 

@@ -181,8 +181,7 @@ class PostgresTx:
 
     def _back_to(self, mark: tuple[tuple[int, int], Mark]) -> None:
         self._outbox.back_to(mark[0])
-        for saga in self._later.back_to(mark[1]):
-            self._ahead.known.pop(saga, None)
+        self._ahead.unlearn(self._later.back_to(mark[1]))
 
     def has_outgoing(self) -> bool:
         return self._outbox.mark() != (0, 0)

@@ -68,6 +68,7 @@ class Watch:
         self._others: set[int] = set()
         self._guarded: int | None = None
         self._owes = False
+        self._untold = False  # something was committed since we told
         self._is_closing = False
         self._told_at = float("-inf")
         self._looked_at = float("-inf")
@@ -84,6 +85,7 @@ class Watch:
 
     def tell(self) -> None:
         """Let the others know that something was committed, if there are any. From any thread."""
+        self._untold = True
         if self._others and self._is_running and not self._owes:
             self._owes = True
             self._wake()
@@ -169,12 +171,12 @@ class Watch:
         return max(0.0, min(look_s, tell_s))
 
     def _tell(self, cursor: psycopg.RawCursor, now: float) -> None:
-        self._owes = False
+        self._owes = self._untold = False
         self._told_at = now
         try:
             cursor.execute(TELL, (self._channel, self._instance), prepare=True)
         except BaseException:
-            self._owes = True
+            self._owes = self._untold = True
             raise
 
     def _look(self, cursor: psycopg.RawCursor, now: float) -> None:
@@ -194,10 +196,11 @@ class Watch:
         others = there - {own}
         if self._others - others:
             self._disturbed()
-        is_new = bool(others - self._others)
+        somebody_came = bool(others - self._others)
         self._others = others
-        # Only now: what was committed before we knew of them is told as well.
-        self._owes = self._owes or is_new
+        # In this order, as `tell` goes the other way round: what is committed now is seen by one of the two.
+        if somebody_came and self._untold:
+            self._owes = True
 
     def _guard(self, cursor: psycopg.RawCursor, own: int | None) -> None:
         """Speak for the writing session that there is now."""
