@@ -8,7 +8,7 @@ from typing import Any, NoReturn, TypeVar
 import psycopg
 from psycopg import errors, generators, pq, sql
 from psycopg.abc import Transformer as Transforms
-from psycopg.adapt import Transformer
+from psycopg.adapt import PyFormat, Transformer
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
 
@@ -79,8 +79,8 @@ class BoundedConnection(psycopg.Connection[Row]):
         if result.status != pq.ExecStatus.FATAL_ERROR:
             return None
         error = errors.error_from_result(result, self.pgconn._encoding)
-        if isinstance(error, errors.InvalidSqlStatementName):
-            self._ours.forget()  # a handler has had the server forget them
+        if isinstance(error, errors.InvalidSqlStatementName | errors.FeatureNotSupported):
+            self._ours.forget()  # a handler has had the server forget them, or a table was changed
         return error
 
     def _deallocate(self, name: bytes | None) -> Any:
@@ -185,6 +185,34 @@ class Connection(BoundedConnection):
             self._transformer = Transformer(self)
         self._transformer.set_pgresult(result)
         return self._transformer.load_rows(0, result.ntuples, tuple)
+
+    def dicts_of(self, result: pq.abc.PGresult) -> list[dict[str, Any]]:
+        """Of a result of `ask`."""
+        transformer = Transformer(self)
+        transformer.set_pgresult(result)
+        names = [(result.fname(place) or b"").decode() for place in range(result.nfields)]
+        return transformer.load_rows(0, result.ntuples, lambda values: dict(zip(names, values, strict=True)))
+
+    def ask(self, text: str, values: Sequence[Any]) -> pq.abc.PGresult:
+        """Run a handler's statement, whose values are $1, $2, ...
+
+        Raises:
+            psycopg.Error: it failed.
+        """
+        if not values or len(self._ours) >= PREPARED_MAX or self._pipeline is not None:
+            # Without values it may be several statements. And who sends ever new ones needs psycopg, which forgets.
+            cursor = psycopg.RawCursor(self)
+            cursor.execute(text, values or None)
+            assert cursor.pgresult is not None
+            return cursor.pgresult
+        transformer = Transformer(self)
+        dumped = transformer.dump_sequence(values, [PyFormat.AUTO] * len(values))
+        kinds, formats = transformer.types or (), transformer.formats
+        (result,) = self.together([Command(text.encode(), dumped, kinds, formats, pq.Format.TEXT)])
+        failure = self.failure_of(result)
+        if failure is not None:
+            raise failure
+        return result
 
     def own_cursor(self) -> psycopg.RawCursor[Row]:
         cursor: psycopg.RawCursor[Row] = psycopg.RawCursor(self)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from psycopg import generators, pq
+from psycopg.abc import Buffer
 from psycopg.pq.abc import PGconn, PGresult
 
 Value = bytes | None
@@ -30,10 +31,19 @@ TRUE, FALSE = b"\x01", b"\x00"
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A statement and its values. The types of the values are those that the statement gives them."""
+    """A statement and its values.
+
+    Attributes:
+        types: of the values; by default those that the statement gives them.
+        formats: of the values; by default all are binary.
+        answers_in: the format of its rows.
+    """
 
     statement: bytes
-    values: Sequence[Value] = ()
+    values: Sequence[Buffer | None] = ()
+    types: tuple[int, ...] = ()
+    formats: Sequence[pq.Format] | None = None
+    answers_in: pq.Format = pq.Format.BINARY
 
 
 def text(value: str | None) -> Value:
@@ -68,22 +78,29 @@ def arrays(kinds: Sequence[int], rows: Sequence[Sequence[Value]]) -> list[Value]
     return [array(kind, column) for kind, column in zip(kinds, zip(*rows, strict=True), strict=True)]
 
 
+Kind = tuple[bytes, tuple[int, ...]]
+"""A statement, and the types of its values: what is prepared."""
+
+
 class Prepared:
     """The statements that a session has prepared, and their names there. No name is given twice."""
 
     def __init__(self) -> None:
-        self._names: dict[bytes, bytes] = {}
+        self._names: dict[Kind, bytes] = {}
         self._given = 0
 
-    def name_of(self, statement: bytes) -> bytes | None:
-        return self._names.get(statement)
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def name_of(self, kind: Kind) -> bytes | None:
+        return self._names.get(kind)
 
     def new_name(self) -> bytes:
         self._given += 1
         return b"minuet_%d" % self._given
 
-    def keep(self, statement: bytes, name: bytes) -> None:
-        self._names[statement] = name
+    def keep(self, kind: Kind, name: bytes) -> None:
+        self._names[kind] = name
 
     def forget(self) -> None:
         self._names.clear()
@@ -91,17 +108,17 @@ class Prepared:
 
 def in_one_go(pgconn: PGconn, commands: Sequence[Command], prepared: Prepared) -> Generator[Any, Any, list[PGresult]]:
     """Send all, and wait for the results: one for each command, up to and with the first that failed."""
-    new: dict[bytes, bytes] = {}
-    sent: list[bytes | None] = []  # what is prepared, or None for what is run
+    new: dict[Kind, bytes] = {}
+    sent: list[Kind | None] = []  # what is prepared, or None for what is run
     for command in commands:
-        statement = command.statement
-        name = prepared.name_of(statement) or new.get(statement)
+        kind = command.statement, command.types
+        name = prepared.name_of(kind) or new.get(kind)
         if name is None:
-            name = new[statement] = prepared.new_name()
-            pgconn.send_prepare(name, statement)
-            sent.append(statement)
-        formats = (pq.Format.BINARY,) * len(command.values)
-        pgconn.send_query_prepared(name, command.values, formats, pq.Format.BINARY)
+            name = new[kind] = prepared.new_name()
+            pgconn.send_prepare(name, *kind)
+            sent.append(kind)
+        formats = command.formats or (pq.Format.BINARY,) * len(command.values)
+        pgconn.send_query_prepared(name, command.values, formats, command.answers_in)
         sent.append(None)
     pgconn.pipeline_sync()
     yield from generators.send(pgconn)
