@@ -25,7 +25,7 @@ FIND_ALL = f"""SELECT entry.* FROM unnest($1::text[]) AS asked (key),
     LATERAL (SELECT {ENTRY} FROM minuet_inbox WHERE minuet_inbox.key = asked.key OFFSET 0) AS entry""".encode()
 _ASKED = "unnest($1::text[], $2::text[]) AS asked (saga, saga_id)"
 # In one order for all, so that two instances do not wait for each other.
-LOCK_ALL = f"""SELECT FROM {_ASKED}, LATERAL (SELECT FROM minuet_known
+LOCK_ALL = f"""SELECT asked.* FROM {_ASKED}, LATERAL (SELECT FROM minuet_known
         WHERE minuet_known.saga = asked.saga AND minuet_known.saga_id = asked.saga_id AND is_first
         FOR NO KEY UPDATE) AS first""".encode()
 KNOWN_ALL = f"""SELECT known.* FROM {_ASKED}, LATERAL (SELECT saga, saga_id, literal, attributes, body FROM minuet_known
@@ -90,6 +90,7 @@ class Ahead:
         self.known: dict[Saga, Known] = {}
         self.records: dict[Saga, list[Row]] = {}
         self._takes: list[Callable[[list[Row]], object]] = []
+        self._locked: set[Row] = set()
 
     def forget(self) -> None:
         self.entries.clear()
@@ -126,11 +127,11 @@ class Ahead:
         self.known = {saga: Known() for saga in sorted(filter(_are_text, sagas))}
         self.records = {saga: [] for saga in filter(_are_text, records)}
         asked: list[tuple[Command, Callable[[list[Row]], object]]] = []
+        if self.known:  # first: what is read after a lock sees what the lock was waited for
+            columns = _columns(self.known)
+            asked += [(Command(LOCK_ALL, columns), self._locks), (Command(KNOWN_ALL, columns), self._knew)]
         if self.entries:
             asked.append((Command(FIND_ALL, (array(TEXT, [key.encode() for key in self.entries]),)), self._found))
-        if self.known:
-            columns = _columns(self.known)
-            asked += [(Command(LOCK_ALL, columns), len), (Command(KNOWN_ALL, columns), self._knew)]
         if self.records:
             asked.append((Command(RECORDS_ALL, _columns(self.records)), self._recorded))
         self._takes = [take for _, take in asked]
@@ -145,9 +146,15 @@ class Ahead:
         for row in rows:
             self.entries[row[0]] = row
 
+    def _locks(self, rows: list[Row]) -> None:
+        self._locked = set(rows)
+
     def _knew(self, rows: list[Row]) -> None:
         for name, saga_id, literal, attributes, body in rows:
             self.known[name, saga_id].add(literal_of(literal), (attributes, body))
+        for saga in [saga for saga, known in self.known.items() if known and saga not in self._locked]:
+            # Somebody has begun it just between the two statements, and nothing keeps others from going on.
+            del self.known[saga]
 
     def _recorded(self, rows: list[Row]) -> None:
         for name, saga_id, *row in rows:
