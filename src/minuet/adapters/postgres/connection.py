@@ -69,9 +69,10 @@ class BoundedConnection(psycopg.Connection[Row]):
             pgconn.enter_pipeline_mode()
             try:
                 results: list[pq.abc.PGresult] = self.wait(in_one_go(pgconn, commands, self._ours))
-            finally:
-                if pgconn.status == pq.ConnStatus.OK:
-                    pgconn.exit_pipeline_mode()
+                pgconn.exit_pipeline_mode()
+            except BaseException:
+                pgconn.finish()  # nobody could tell whose the next answers are
+                raise
         return results
 
     def failure_of(self, result: pq.abc.PGresult) -> psycopg.Error | None:

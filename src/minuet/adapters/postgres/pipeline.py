@@ -11,6 +11,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg
 from psycopg import generators, pq
 from psycopg.abc import Buffer
 from psycopg.pq.abc import PGconn, PGresult
@@ -107,7 +108,11 @@ class Prepared:
 
 
 def in_one_go(pgconn: PGconn, commands: Sequence[Command], prepared: Prepared) -> Generator[Any, Any, list[PGresult]]:
-    """Send all, and wait for the results: one for each command, up to and with the first that failed."""
+    """Send all, and wait for the results: one for each command, up to and with the first that failed.
+
+    Raises:
+        psycopg.OperationalError: the connection is lost.
+    """
     new: dict[Kind, bytes] = {}
     sent: list[Kind | None] = []  # what is prepared, or None for what is run
     for command in commands:
@@ -125,12 +130,16 @@ def in_one_go(pgconn: PGconn, commands: Sequence[Command], prepared: Prepared) -
     results: list[PGresult] = []
     has_failed = False
     for prepares in sent:
-        (result,) = yield from generators.fetch_many(pgconn)
+        answers = yield from generators.fetch_many(pgconn)
         if has_failed:
             continue
-        has_failed = result.status == pq.ExecStatus.FATAL_ERROR
+        if not answers:
+            raise psycopg.OperationalError("the server has answered less than it was asked")
+        # A server that goes says why, and then libpq says that it has gone.
+        failure = next((one for one in answers if one.status == pq.ExecStatus.FATAL_ERROR), None)
+        has_failed = failure is not None
         if prepares is None or has_failed:
-            results.append(result)
+            results.append(failure or answers[0])
         else:
             prepared.keep(prepares, new[prepares])
     yield from generators.fetch_many(pgconn)  # the end of the pipeline
