@@ -21,7 +21,7 @@ from minuet.core.messages import AwaitOutcome, Event, name_of
 from minuet.core.operating import Scope
 from minuet.core.projection import Coordination
 from minuet.core.saga import COMPENSATED, COMPLETED, Saga, Wait
-from minuet.ports import Act, Entry, EntryState, Instruction, ParkedMessage, Store, Tx
+from minuet.ports import Act, Entry, EntryState, Instruction, LooksAt, ParkedMessage, ReadAhead, Store, Tx
 
 NEEDS_OPERATOR = "needs operator"
 STATUSES = (*(one.value for one in Status), NEEDS_OPERATOR)
@@ -215,7 +215,10 @@ class Observer:
         saga = self.app.saga(name)
         enders = {rule.service for rule in saga.rules.every if rule.kind is Kind.END} if saga else set()
         for store in (self.stores[one] for one in enders if one in self.stores):
-            entries = await store.transact(lambda tx: tx.records.entries_of(name, saga_id), reads_only=True)
+            entries = await store.transact(
+                ReadAhead(lambda tx: tx.records.entries_of(name, saga_id), lambda: LooksAt(records=[(name, saga_id)])),
+                reads_only=True,
+            )
             ends = (entry.envelope.saga.step for entry in entries if entry.answer and entry.envelope.saga)
             for end in ends:
                 if end in (COMPLETED, COMPENSATED):

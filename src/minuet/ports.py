@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from minuet.core.envelope import Envelope
 from minuet.core.formula import Literal
@@ -313,6 +313,38 @@ class Tx(Protocol):
         """What is written inside is undone, alone, when the block raises."""
 
 
+@dataclass(frozen=True, slots=True)
+class LooksAt:
+    """
+    Attributes:
+        keys: of inbox entries.
+        sagas: (name, id) of those of which something is learnt, or asked what is known.
+        records: (name, id) of those of which all entries are looked at.
+    """
+
+    keys: Sequence[str] = ()
+    sagas: Sequence[tuple[str, str]] = ()
+    records: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReadAhead(Generic[T]):
+    """A work, and what it is going to look at.
+
+    A store behind a network reads that for all works of a transaction at once, before they run; others need not ask.
+    What a work looks at that is not said here is read when it looks; what it does not look at after all costs a little.
+
+    Attributes:
+        looks_at: is called once for each time that the work is run, where the work is; must not raise.
+    """
+
+    work: Callable[[Tx], T]
+    looks_at: Callable[[], LooksAt]
+
+    def __call__(self, tx: Tx) -> T:
+        return self.work(tx)
+
+
 class Store(Protocol):
     """A service's own database.
 
@@ -346,7 +378,7 @@ class Store(Protocol):
         done twice has to be the same: that is what the inbox is for.
 
         Args:
-            work: synchronous; it must not keep the Tx.
+            work: synchronous; it must not keep the Tx. A `ReadAhead` says what it will look at.
             reads_only: it writes nothing.
             lazily: no one waits for it; it may ride on the next transaction, within 50 ms.
         """

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -93,17 +94,19 @@ async def until_it_works(store: PostgresStore, work: Callable[[Tx], object]) -> 
 class Once:
     """A work that keeps an entry, an effect and a message, and does something else the first time that it is run."""
 
-    def __init__(self, first: Callable[[], object], name: str = "a") -> None:
+    def __init__(self, first: Callable[[], object], name: str = "a", *, writes_before: bool = True) -> None:
         self.runs = 0
         self._first = first
         self._name = name
+        self._writes_before = writes_before
 
     def __call__(self, tx: Tx) -> str:
         self.runs += 1
         effect(self._name)(tx)
         tx.inbox.add(an_entry(self._name))
         tx.outbox.add("orders", an_envelope(self._name))
-        tx.outbox.mine(1, 0)  # what is added is written now, so that the next thing to happen is the commit
+        if self._writes_before:
+            tx.outbox.mine(1, 0)  # what is added is written now, so that the next thing to happen is the commit
         if self.runs == 1:
             self._first()
         return "done"
@@ -112,16 +115,28 @@ class Once:
 # The outcome of a commit is not known
 
 
+@pytest.mark.parametrize("writes_before", [True, False], ids=["commit alone", "with what was kept back"])
 @pytest.mark.parametrize(
-    ("direction", "runs"), [(REPLIES, 1), (REQUESTS, 2)], ids=["committed, unheard", "never committed"]
+    ("direction", "after_bytes", "runs"),
+    [(REPLIES, 0, 1), (REQUESTS, 0, 2), (REQUESTS, 20, 2)],
+    ids=["committed, unheard", "never committed", "cut in the middle"],
 )
 async def test_whether_a_commit_was_one_is_asked_when_the_connection_was_cut_in_it(
-    postgres_url: str, schema_name: str, start: Start, proxy: FaultProxy, url_through: str, direction: Any, runs: int
+    postgres_url: str,
+    schema_name: str,
+    start: Start,
+    proxy: FaultProxy,
+    url_through: str,
+    direction: Any,
+    after_bytes: int,
+    runs: int,
+    writes_before: bool,
 ) -> None:
     store = await start(url_through, Limits(patience_s=PATIENCE_S, connect_s=2, **SILENT))
     heard: list[Outgoing] = []
     store.committed = heard.extend
-    work = Once(lambda: proxy.cut(after_bytes=0, direction=direction))
+    cut = functools.partial(proxy.cut, after_bytes=after_bytes, direction=direction)
+    work = Once(cut, writes_before=writes_before)
     neighbour = effect("b")
     assert await asyncio.gather(store.transact(neighbour), store.transact(work)) == [1, "done"]
     assert proxy.seen["cuts"] == 1

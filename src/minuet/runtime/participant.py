@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from urllib.parse import quote
@@ -32,7 +33,19 @@ from minuet.core.messages import (
 )
 from minuet.core.operating import Scope, Verb
 from minuet.core.saga import BEGIN, CANCELLED, Wait
-from minuet.ports import Act, Clock, Delivery, Entry, EntryState, Ids, Instruction, ParkedMessage, Subscription, Tx
+from minuet.ports import (
+    Act,
+    Clock,
+    Delivery,
+    Entry,
+    EntryState,
+    Ids,
+    Instruction,
+    LooksAt,
+    ParkedMessage,
+    Subscription,
+    Tx,
+)
 from minuet.runtime.performer import AWAITS, DEPTH_MAX, REACTION, After, Performer, describe
 from minuet.runtime.reactor import IS_CANCELLED, Reactor, business_key, step_key
 
@@ -101,6 +114,57 @@ class Participant(Performer):
             problems.append(None)
             after.add(mine)
         return after, problems
+
+    def read(self, delivery: Delivery) -> Delivery:
+        """The delivery with its envelope, if it can be read."""
+        if delivery.envelope is not None:
+            return delivery
+        try:
+            return replace(delivery, envelope=self._envelope_of(delivery))
+        except Exception:  # `take_in` says why
+            return delivery
+
+    def take_in_looks_at(self, deliveries: Sequence[Delivery]) -> LooksAt:
+        """What `take_in` is going to look at, as far as that can be said beforehand."""
+        keys: list[str] = []
+        sagas: list[tuple[str, str]] = []
+        for delivery in deliveries:
+            envelope = delivery.envelope
+            if envelope is None:
+                continue
+            with suppress(Exception):  # `take_in` says what is wrong with it
+                event = self.codec.decode(envelope)
+                if isinstance(event, Command):
+                    keys += self.accept_looks_at(envelope, "").keys
+                elif isinstance(event, Event):
+                    sagas += [(fact.ref.name, fact.ref.id) for fact in self.reactor.facts(envelope, event)]
+                    keys += [_reaction_key(name, envelope) for name, _ in self._reactions.get(envelope.type, ())]
+                    if not self.publishes and envelope.saga is not None:
+                        keys.append(step_key(envelope.saga))
+        return LooksAt(keys, sagas)
+
+    def accept_looks_at(self, envelope: Envelope, key: str) -> LooksAt:
+        """What `accept` is going to look at."""
+        try:
+            command = self.codec.decode(envelope)
+            assert isinstance(command, Command)
+            main, alias = self._keys_of(envelope, command, key)
+        except Exception:  # `accept` says why
+            return LooksAt()
+        return LooksAt((main, alias) if alias else (main,), self._learns_of(envelope.saga))
+
+    def outcome_looks_at(self, entry: Entry) -> LooksAt:
+        """What recording the outcome of an entry is going to look at."""
+        return LooksAt((), self._learns_of(entry.envelope.saga))
+
+    def _learns_of(self, saga: SagaRef | None) -> Sequence[tuple[str, str]]:
+        return [(saga.name, saga.id)] if saga is not None and saga.coordination is self.reactor.acts_in else ()
+
+    def _keys_of(self, envelope: Envelope, command: Command, key: str) -> tuple[str, str]:
+        """Of a command's entry, and of the one that remembers the caller's key, if that is another."""
+        asked = _asked(envelope, key)
+        main = business_key(command) or (step_key(envelope.saga) if envelope.saga else asked or f"once/{envelope.id}")
+        return main, asked if envelope.saga is None and asked != main else ""
 
     def hear_again(self, tx: Tx, delivery: Delivery, after: After) -> None:
         """Take in a message that was parked.
@@ -182,14 +246,17 @@ class Participant(Performer):
 
     def _understood(self, delivery: Delivery) -> tuple[Envelope, Message]:
         try:
-            envelope = delivery.envelope or self.codec.envelope_of(
-                delivery.attributes, delivery.body, channel=delivery.channel, now=self.clock.now()
-            )
+            envelope = delivery.envelope or self._envelope_of(delivery)
             return envelope, self.codec.decode(envelope)
         except MessageError:
             raise
         except Exception as error:  # an upcast that raises, or worse: it would raise again, for ever
             raise MessageError(f"a message on {delivery.channel} cannot be read: {describe(error)}") from error
+
+    def _envelope_of(self, delivery: Delivery) -> Envelope:
+        return self.codec.envelope_of(
+            delivery.attributes, delivery.body, channel=delivery.channel, now=self.clock.now()
+        )
 
     def _hear(self, tx: Tx, envelope: Envelope, event: Event, after: After) -> None:
         if isinstance(event, SagaCancelled):
@@ -420,10 +487,8 @@ class Participant(Performer):
             # However it was spaced and ordered: the digest is that of what it says. A saga's command has no such key.
             envelope = replace(envelope, body=self.codec.encode(command, time=envelope.time))
             digest = digest_of(envelope.body)
-        asked = f"ask/{envelope.type}/{key}" if key else ""
-        main = business_key(command) or (step_key(envelope.saga) if envelope.saga else asked or f"once/{envelope.id}")
+        main, alias = self._keys_of(envelope, command, key)
         after = After(depth=DEPTH_MAX if apart else 0)
-        alias = asked if asked and envelope.saga is None and asked != main else ""
         if alias:
             known = tx.inbox.find(alias)
             if known is not None and known.digest != digest:
@@ -438,7 +503,7 @@ class Participant(Performer):
                 changed_at=self.clock.now(),
             )
             self._start(tx, entry, after)
-        elif entry.digest != digest if main == asked else not self._is_same(entry, command):
+        elif entry.digest != digest if main == _asked(envelope, key) else not self._is_same(entry, command):
             raise Conflict(f"{main} was asked before with other content; nothing was done")
         elif entry.state is EntryState.DONE and envelope.saga is not None:
             self._answer_again(tx, entry, envelope, after)
@@ -547,6 +612,11 @@ class Participant(Performer):
 def name_from(source: str, message_id: str) -> str:
     """What tells a message from all others. A source may be a URI, and an id may hold slashes."""
     return f"{quote(source, safe='')}/{message_id}"
+
+
+def _asked(envelope: Envelope, key: str) -> str:
+    """The key of an entry that is known by what its caller called it; empty if he did not."""
+    return f"ask/{envelope.type}/{key}" if key else ""
 
 
 def _reaction_key(name: str, envelope: Envelope) -> str:

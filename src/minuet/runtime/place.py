@@ -20,7 +20,7 @@ from minuet.core.envelope import Envelope
 from minuet.core.errors import MessageError, MinuetError, NotFound, NotYet, Rejected
 from minuet.core.messages import Event, Query, SagaCancelled, View, name_of
 from minuet.core.operating import Scope, Verb
-from minuet.ports import Act, Clock, Delivery, Entry, EntryState, Store, Tx
+from minuet.ports import Act, Clock, Delivery, Entry, EntryState, ReadAhead, Store, Tx
 from minuet.runtime.gather import Gatherer
 from minuet.runtime.instructions import RETRY_S
 from minuet.runtime.limits import Limit, Pace
@@ -158,7 +158,12 @@ class Place:
 
     async def _accept(self, command: Envelope, key: str) -> tuple[Entry, After]:
         try:
-            return await self.store.transact(lambda tx: self.participant.accept(tx, command, key))
+            return await self.store.transact(
+                ReadAhead(
+                    lambda tx: self.participant.accept(tx, command, key),
+                    lambda: self.participant.accept_looks_at(command, key),
+                )
+            )
         except MinuetError:
             raise
         except Exception as error:  # as in `take_in`
@@ -272,8 +277,14 @@ class Place:
 
     async def take_in(self, deliveries: Sequence[Delivery]) -> list[Exception | None]:
         """Handle what a transport delivered; for each None once it is kept, or why it has to come again."""
+        deliveries = [self.participant.read(delivery) for delivery in deliveries]
         try:
-            after, problems = await self.store.transact(lambda tx: self.participant.take_in(tx, deliveries))
+            after, problems = await self.store.transact(
+                ReadAhead(
+                    lambda tx: self.participant.take_in(tx, deliveries),
+                    lambda: self.participant.take_in_looks_at(deliveries),
+                )
+            )
         except Exception as error:
             # Mostly the disk. But a handler, too, can make a commit fail or lose the transaction, and must not do that
             # to the others again and again: what is kept first and begun apart is an attempt of its own, and counted.
@@ -550,7 +561,7 @@ class Place:
             work(tx, entry.copy(), after)
             return after
 
-        return await self.store.transact(run)
+        return await self.store.transact(ReadAhead(run, lambda: self.participant.outcome_looks_at(entry)))
 
     def _record(self, tx: Tx, entry: Entry, performed: Performed, after: After) -> None:
         if isinstance(performed, Envelope):

@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import pytest
 
@@ -23,7 +23,9 @@ from minuet.core.errors import ConfigurationError
 from minuet.core.formula import Literal, Outcome
 from minuet.core.operating import Scope, Verb
 from minuet.core.projection import Coordination
-from minuet.ports import Act, Entry, EntryState, Instruction, Outgoing, ParkedMessage, Store, Tx
+from minuet.ports import Act, Entry, EntryState, Instruction, LooksAt, Outgoing, ParkedMessage, ReadAhead, Store, Tx
+
+T = TypeVar("T")
 
 OpenStore = Callable[[], Store]
 Start = Callable[[], Awaitable[Store]]
@@ -366,6 +368,52 @@ class StoreContract:
         assert [entry.key for entry in kept if entry] == good
         assert [await stores[0].transact(finding(f"{number:03} lost")) for number in range(120)] == [None] * 120
         assert sorted(ids_of(heard)) == good
+
+    async def test_what_is_said_beforehand_is_seen_as_it_is(self, store: Store) -> None:
+        """A work says what it will look at; by then others of its transaction may have changed it."""
+        await store.transact(adding("old"))
+        await store.transact(lambda tx: tx.known.learn("Orders", "old", RESERVED, an_envelope("m-1")))
+        everything = LooksAt(
+            ["old", "new", "none", "lost", *STRANGE_TEXTS, "\ud800"],
+            [(name, saga) for name in ("Orders", "\0", "\ud800") for saga in ("old", "new", "lost", *STRANGE_TEXTS)],
+            [("Orders", "old"), ("Orders", "new"), ("\0", "\ud800")],
+        )
+
+        def looking(work: Callable[[Tx], T]) -> ReadAhead[T]:
+            return ReadAhead(work, lambda: everything)
+
+        def changing(tx: Tx) -> bool:
+            entry = tx.inbox.find("old")
+            assert entry is not None
+            entry.state = EntryState.DONE
+            new = Entry(key="new", handler="h", envelope=an_envelope("new", saga=saga_ref("new")))
+            return tx.inbox.save(entry) and tx.inbox.add(new) and not tx.inbox.add(an_entry("old"))
+
+        def learning(tx: Tx) -> list[int]:
+            refs = [("old", CHARGED), ("new", RESERVED), ("new", CHARGED), ("new", CHARGED)]
+            return [len(tx.known.learn("Orders", saga, one, an_envelope("m-2")) or ()) for saga, one in refs]
+
+        def losing(tx: Tx) -> None:
+            tx.inbox.add(an_entry("lost"))
+            tx.known.learn("Orders", "lost", RESERVED, an_envelope("lost"))
+            tx.known.learn("Orders", "old", REFUSED, an_envelope("lost"))
+            raise Broken
+
+        def seeing(tx: Tx) -> tuple[object, ...]:
+            found = [tx.inbox.find(key) for key in ("old", "new", "none", "lost", "\0")]
+            states = [entry.state.value if entry else None for entry in found]
+            known = [sorted(map(str, tx.known.of("Orders", saga))) for saga in ("old", "new", "lost")]
+            return states, known, [[one.key for one in tx.records.entries_of("Orders", "new")]]
+
+        works = [looking(work) for work in (changing, learning, losing, seeing)]
+        ends = await asyncio.gather(*map(store.transact, works), return_exceptions=True)
+        assert ends[:2] == [True, [2, 1, 2, 0]]
+        assert isinstance(ends[2], Broken)
+        both = sorted(map(str, (RESERVED, CHARGED)))
+        seen = (["done", "due", None, None, None], [both, both, []], [["new"]])
+        assert ends[3] == seen
+        assert await store.transact(looking(seeing), reads_only=True) == seen
+        assert await store.transact(seeing, reads_only=True) == seen
 
     # Inbox
 
@@ -751,11 +799,18 @@ class StoreContract:
         assert not await store.transact(lambda tx: tx.known.of("Orders", "o-2"))
         assert not await store.transact(lambda tx: tx.known.of("Others", "o-1"))
 
-    async def test_of_two_that_learn_for_one_saga_the_later_sees_what_the_earlier_learnt(self, start: Start) -> None:
+    @pytest.mark.parametrize("says_so", [False, True])
+    async def test_of_two_that_learn_for_one_saga_the_later_sees_what_the_earlier_learnt(
+        self, start: Start, says_so: bool
+    ) -> None:
         first, second = await start(), await start()
 
         def learning(literal: Literal) -> Callable[[Tx], int]:
-            return lambda tx: len(tx.known.learn("Orders", "o-1", literal, an_envelope()) or ())
+            def work(tx: Tx) -> int:
+                return len(tx.known.learn("Orders", "o-1", literal, an_envelope()) or ())
+
+            looks_at = LooksAt(sagas=[("Orders", "o-1")])
+            return ReadAhead(work, lambda: looks_at) if says_so else work
 
         literals = [Literal(f"s{n}", Outcome.SUCCEEDED) for n in range(20)]
         stores = [first, second] * 10

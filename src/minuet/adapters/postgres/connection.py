@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import psycopg
 from psycopg import errors, generators, pq, sql
+from psycopg.abc import Transformer as Transforms
+from psycopg.adapt import PyFormat, Transformer
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
 
 from minuet.adapters.postgres.limits import Limits
-from minuet.adapters.postgres.statements import changed_nothing, ends_transaction, only_reads
+from minuet.adapters.postgres.pipeline import Command, Prepared, in_one_go
+from minuet.adapters.postgres.statements import changed_nothing, ends_transaction, names_ours, only_reads
 from minuet.adapters.sql import REFUSAL
 from minuet.core.errors import ConfigurationError, DefinitionError
 
@@ -27,6 +30,10 @@ class BoundedConnection(psycopg.Connection[Row]):
     """Waits for an answer only so long: a server that is stopped, or behind a dead network, never gives one."""
 
     answer_s = 60.0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._ours = Prepared()
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         try:
@@ -47,6 +54,40 @@ class BoundedConnection(psycopg.Connection[Row]):
             if result.status == pq.ExecStatus.FATAL_ERROR:
                 raise errors.error_from_result(result, self.pgconn._encoding)
         return results
+
+    def together(self, commands: Sequence[Command]) -> list[pq.abc.PGresult]:
+        """Run statements of ours in one round trip.
+
+        Returns:
+            A result for each, or those up to the first that failed; nothing after that one was run.
+
+        Raises:
+            psycopg.OperationalError: the connection is lost.
+        """
+        pgconn = self.pgconn
+        with self.lock:
+            pgconn.enter_pipeline_mode()
+            try:
+                results: list[pq.abc.PGresult] = self.wait(in_one_go(pgconn, commands, self._ours))
+                pgconn.exit_pipeline_mode()
+            except BaseException:
+                pgconn.finish()  # nobody could tell whose the next answers are
+                raise
+        return results
+
+    def failure_of(self, result: pq.abc.PGresult) -> psycopg.Error | None:
+        """What went wrong, if something did."""
+        if result.status != pq.ExecStatus.FATAL_ERROR:
+            return None
+        error = errors.error_from_result(result, self.pgconn._encoding)
+        if isinstance(error, errors.InvalidSqlStatementName | errors.FeatureNotSupported):
+            self._ours.forget()  # a handler has had the server forget them, or a table was changed
+        return error
+
+    def _deallocate(self, name: bytes | None) -> Any:
+        if name is None:  # psycopg forgets all that is prepared, ours too
+            self._ours.forget()
+        return super()._deallocate(name)
 
     @property
     def status(self) -> TransactionStatus:
@@ -84,8 +125,7 @@ class HandlersCursor(psycopg.Cursor[Any]):
         connection = self._conn
         assert isinstance(connection, Connection)
         text = _text_of(query, connection)
-        if ends_transaction(text):
-            raise DefinitionError(REFUSAL)
+        connection.check(text)
         return connection, text
 
 
@@ -95,6 +135,7 @@ class Connection(BoundedConnection):
     Attributes:
         writes: grows with everything that a rollback may have to undo.
         has_triggers: whether the service's tables have triggers or rules, so that nothing is as harmless as it looks.
+        before_looking: writes what the store has kept back. Called before a statement that may look at our tables.
     """
 
     writes = 0
@@ -103,15 +144,76 @@ class Connection(BoundedConnection):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.cursor_factory = HandlersCursor
+        self._transformer: Transforms | None = None
+        self.before_looking: Callable[[], object] = lambda: None
 
     def cursor(self, name: str = "", **options: Any) -> Any:
-        self.writes += bool(name)  # a cursor of the server's runs a query of which we see no more
+        if name:  # a cursor of the server's runs a query of which we see no more
+            self.before_looking()
+            self.writes += 1
         return super().cursor(name, **options) if name else super().cursor(**options)
 
+    def pipeline(self) -> Any:
+        self.before_looking()  # within it nothing of ours can be sent
+        return super().pipeline()
+
+    def check(self, text: str) -> None:
+        """What to do before a statement of a handler.
+
+        Raises:
+            DefinitionError: it would end the transaction, or touch a savepoint of ours.
+        """
+        if ends_transaction(text):
+            raise DefinitionError(REFUSAL)
+        if (self.has_triggers or names_ours(text)) and self._pipeline is None:
+            self.before_looking()
+
     def note(self, text: str, tag: str) -> None:
+        """What to do after it; ``tag`` is what the server calls it."""
+        if tag.startswith("DEALLOCATE"):
+            self._ours.forget()
         if only_reads(text) or (not self.has_triggers and changed_nothing(tag)):
             return
         self.writes += 1
+
+    def positions_in(self, result: pq.abc.PGresult) -> list[int]:
+        """Of a result whose rows are a position each."""
+        return [position for (position,) in self.rows_of(result)]
+
+    def rows_of(self, result: pq.abc.PGresult) -> list[Row]:
+        """Of a result of `together`."""
+        if self._transformer is None:
+            self._transformer = Transformer(self)
+        self._transformer.set_pgresult(result)
+        return self._transformer.load_rows(0, result.ntuples, tuple)
+
+    def dicts_of(self, result: pq.abc.PGresult) -> list[dict[str, Any]]:
+        """Of a result of `ask`."""
+        transformer = Transformer(self)
+        transformer.set_pgresult(result)
+        names = [(result.fname(place) or b"").decode() for place in range(result.nfields)]
+        return transformer.load_rows(0, result.ntuples, lambda values: dict(zip(names, values, strict=True)))
+
+    def ask(self, text: str, values: Sequence[Any]) -> pq.abc.PGresult:
+        """Run a handler's statement, whose values are $1, $2, ...
+
+        Raises:
+            psycopg.Error: it failed.
+        """
+        if not values or len(self._ours) >= PREPARED_MAX or self._pipeline is not None:
+            # Without values it may be several statements. And who sends ever new ones needs psycopg, which forgets.
+            cursor = psycopg.RawCursor(self)
+            cursor.execute(text, values or None)
+            assert cursor.pgresult is not None
+            return cursor.pgresult
+        transformer = Transformer(self)
+        dumped = transformer.dump_sequence(values, [PyFormat.AUTO] * len(values))
+        kinds, formats = transformer.types or (), transformer.formats
+        (result,) = self.together([Command(text.encode(), dumped, kinds, formats, pq.Format.TEXT)])
+        failure = self.failure_of(result)
+        if failure is not None:
+            raise failure
+        return result
 
     def own_cursor(self) -> psycopg.RawCursor[Row]:
         cursor: psycopg.RawCursor[Row] = psycopg.RawCursor(self)

@@ -11,8 +11,9 @@ import psycopg
 
 from minuet.adapters.postgres.connection import BoundedConnection
 
-CONFLICTS = frozenset({"40001", "40P01", "55P03"})
-"""serialization_failure, deadlock_detected, lock_not_available"""
+CONFLICTS = frozenset({"40001", "40P01", "55P03", "26000"})
+"""serialization_failure, deadlock_detected, lock_not_available, and invalid_sql_statement_name: a handler has had the
+server forget what we have prepared"""
 LOSSES = frozenset({"25006", "25P03", "57P01", "57P02", "57P03", "57P05"})
 """read_only_sql_transaction (this server is not the one to write to, now), idle_in_transaction_session_timeout,
 admin_shutdown, crash_shutdown, cannot_connect_now, idle_session_timeout"""

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from minuet.adapters.postgres.pipeline import Value, bigint, double, text
 from minuet.adapters.sql.unreadable import UNREADABLE, attributes_from, unreadable_entry
 from minuet.codec import attributes_to_text, envelope_from_text
 from minuet.core.envelope import Envelope
@@ -15,10 +16,20 @@ from minuet.ports import Entry, EntryState, Instruction, Outgoing, ParkedMessage
 
 Row = tuple[Any, ...]
 
-ENTRY = (
-    "key, handler, attributes, body, digest, state, attempts, due_at, owner, waits_for, "
-    "answer_attributes, answer_body, error, changed_at"
+CHANGING = (
+    "digest",
+    "state",
+    "attempts",
+    "due_at",
+    "owner",
+    "waits_for",
+    "answer_attributes",
+    "answer_body",
+    "error",
+    "changed_at",
 )
+"""What changes of an entry when something came of it; the envelope mostly does not."""
+ENTRY = ", ".join(("key, handler, attributes, body", *CHANGING))
 
 ESCAPE = "\u2400"  # SYMBOL FOR NULL
 
@@ -37,23 +48,20 @@ def told(text: str) -> str:
     return text
 
 
-def changing(entry: Entry) -> Row:
-    """The columns of an entry that `Inbox.save` writes."""
+def changing(entry: Entry) -> tuple[Value, ...]:
+    """An entry's `CHANGING` columns."""
     answer = entry.answer
-    envelope = entry.envelope
     return (
-        attributes_to_text(envelope),
-        envelope.body,
-        entry.digest,
-        entry.state.value,
-        entry.attempts,
-        entry.due_at,
-        entry.owner,
-        entry.waits_for if entry.waits_for is None else kept(entry.waits_for),
-        attributes_to_text(answer) if answer else None,
+        text(entry.digest),
+        text(entry.state.value),
+        bigint(entry.attempts),
+        double(entry.due_at),
+        text(entry.owner),
+        entry.waits_for if entry.waits_for is None else text(kept(entry.waits_for)),
+        text(attributes_to_text(answer)) if answer else None,
         answer.body if answer else None,
-        kept(entry.error),
-        entry.changed_at,
+        text(kept(entry.error)),
+        double(entry.changed_at),
     )
 
 
@@ -63,10 +71,12 @@ def entry_of(row: Row) -> Entry:
         row
     )
     try:
+        envelope = envelope_from_text(attributes, body)
         return Entry(
             key=told(key),
             handler=handler,
-            envelope=envelope_from_text(attributes, body),
+            envelope=envelope,
+            written=envelope,
             digest=digest,
             state=EntryState(state),
             attempts=attempts,

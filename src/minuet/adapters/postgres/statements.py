@@ -88,6 +88,12 @@ def only_reads(text: str) -> bool:
     return all(name.lower() in _HARMLESS for name in _CALLS.findall(words))
 
 
+@functools.lru_cache(maxsize=4096)
+def names_ours(text: str) -> bool:
+    """Whether it may look at tables of ours."""
+    return "minuet" in text.lower()
+
+
 def changed_nothing(tag: str) -> bool:
     """Whether a command's tag says that no row was written, as ``UPDATE 0`` does."""
     return tag in ("UPDATE 0", "DELETE 0", "INSERT 0 0")

@@ -1,4 +1,8 @@
-"""The store's tables, verb by verb. Each verb is one statement, thus one round trip, where it can be."""
+"""The store's tables, verb by verb.
+
+What can be kept back is written at the end: see `minuet.adapters.postgres.later`. What cannot is one statement, thus
+one round trip, where it can be.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,13 @@ from typing import Any
 
 import psycopg
 
+from minuet.adapters.postgres.ahead import Ahead, Known
 from minuet.adapters.postgres.connection import Connection
+from minuet.adapters.postgres.later import ENTRY_COLUMNS, Later, mine
 from minuet.adapters.postgres.locks import owners_gone
+from minuet.adapters.postgres.pipeline import BYTEA, FALSE, TEXT, TRUE, Command, Value, array, text
 from minuet.adapters.postgres.rows import (
+    CHANGING,
     ENTRY,
     KnownOfSaga,
     KnownRow,
@@ -26,37 +34,33 @@ from minuet.adapters.postgres.rows import (
 )
 from minuet.adapters.sql.unreadable import UNREADABLE, unreadable_message
 from minuet.codec import attributes_to_text
+from minuet.core.compile import BEGUN
 from minuet.core.envelope import Envelope
 from minuet.core.formula import Literal
 from minuet.core.operating import Scope, Verb
 from minuet.ports import Act, Entry, EntryState, Instruction, Outgoing, ParkedMessage
 
-_VALUES = ", ".join(f"${number}" for number in range(1, 17))
+_VALUES = ", ".join(f"${number}" for number in range(1, len(ENTRY_COLUMNS) + 1))
+_NAMES = ", ".join(ENTRY_COLUMNS)
 FIND = f"SELECT {ENTRY} FROM minuet_inbox WHERE key = $1"
-ADD = f"INSERT INTO minuet_inbox (saga, saga_id, {ENTRY}) VALUES ({_VALUES}) ON CONFLICT (key) DO NOTHING"
-_COLUMNS = (
-    "attributes",
-    "body",
-    "digest",
-    "state",
-    "attempts",
-    "due_at",
-    "owner",
-    "waits_for",
-    "answer_attributes",
-    "answer_body",
-    "error",
-    "changed_at",
-)
-SAVE = f"""INSERT INTO minuet_inbox (saga, saga_id, {ENTRY}) VALUES ({_VALUES})
-    ON CONFLICT (key) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _COLUMNS)}
-    WHERE minuet_inbox.owner = $17 AND minuet_inbox.state = 'due'"""
-CHANGE = f"""UPDATE minuet_inbox SET {", ".join(f"{name} = ${place}" for place, name in enumerate(_COLUMNS, 1))}
-    WHERE key = ${len(_COLUMNS) + 1} AND owner = ${len(_COLUMNS) + 2} AND state = 'due'"""
-SETTLE = f"""UPDATE minuet_inbox SET {", ".join(f"{name} = ${place}" for place, name in enumerate(_COLUMNS, 1))}
-    WHERE key = ${len(_COLUMNS) + 1} AND state <> 'done'"""
+ADD = f"INSERT INTO minuet_inbox ({_NAMES}) VALUES ({_VALUES}) ON CONFLICT (key) DO NOTHING".encode()
+
+
+def _given(columns: Sequence[str]) -> str:
+    return ", ".join(f"{name} = ${place}" for place, name in enumerate(columns, 1))
+
+
+_WRITTEN = ("attributes", "body", *CHANGING)
+SAVE = f"""INSERT INTO minuet_inbox ({_NAMES}) VALUES ({_VALUES})
+    ON CONFLICT (key) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _WRITTEN)}
+    WHERE minuet_inbox.owner = ${len(ENTRY_COLUMNS) + 1} AND minuet_inbox.state = 'due'""".encode()
+CHANGE = f"""UPDATE minuet_inbox SET {_given(CHANGING)}
+    WHERE key = ${len(CHANGING) + 1} AND {mine(len(CHANGING) + 2)} AND state = 'due'""".encode()
+CHANGE_ALL = f"""UPDATE minuet_inbox SET {_given(_WRITTEN)}
+    WHERE key = ${len(_WRITTEN) + 1} AND {mine(len(_WRITTEN) + 2)} AND state = 'due'""".encode()
+SETTLE = f"""UPDATE minuet_inbox SET {_given(CHANGING)} WHERE key = ${len(CHANGING) + 1} AND state <> 'done'""".encode()
 PARK_ENTRY = "UPDATE minuet_inbox SET state = 'parked', error = $1, owner = NULL WHERE key = $2"
-RENAME = "UPDATE minuet_inbox SET key = $1 WHERE key = $2 AND owner = $3 AND state = 'due'"
+RENAME = f"UPDATE minuet_inbox SET key = $1 WHERE key = $2 AND {mine(3)} AND state = 'due'"
 # The plus keeps the planner from reading all of the inbox in the order of positions: few are due, and they have an
 # index.
 # What is picked is locked before it is changed, and what others have just picked is left to them.
@@ -79,7 +83,7 @@ KNOWN = "SELECT literal, attributes, body FROM minuet_known WHERE saga = $1 AND 
 RECENT = """SELECT position, saga, saga_id FROM minuet_known
     WHERE is_first AND position < $1::bigint ORDER BY position DESC LIMIT $2"""
 
-SEND = """INSERT INTO minuet_outbox (channel, attributes, body, owner)
+SEND = b"""INSERT INTO minuet_outbox (channel, attributes, body, owner)
     SELECT channel, attributes, body, $4
     FROM unnest($1::text[], $2::text[], $3::bytea[]) WITH ORDINALITY AS added (channel, attributes, body, place)
     ORDER BY place RETURNING position"""
@@ -113,6 +117,10 @@ FREE_SINCE = """UPDATE minuet_inbox SET owner = NULL
 FREE_SENDING_SINCE = """UPDATE minuet_outbox SET owner = NULL
     WHERE owner = $1 AND age(xmin) <= age($2::text::xid8::xid)"""
 
+# What such a transaction has sent, if it is heard of it in time.
+MINE_SINCE = """SELECT position, channel, attributes, body FROM minuet_outbox
+    WHERE owner = $1 AND age(xmin) <= age($2::text::xid8::xid) ORDER BY position"""
+
 NOTE = "INSERT INTO minuet_audit (at, who, verb, what, why) VALUES ($1, $2, $3, $4, $5)"
 NOTED = "SELECT at, who, verb, what, why FROM minuet_audit ORDER BY position DESC LIMIT $1"
 
@@ -133,25 +141,80 @@ POSITION_MAX = 2**63 - 1
 class Table:
     """All tables share one cursor: each verb reads to the end what it asks for."""
 
-    def __init__(self, connection: Connection, cursor: psycopg.RawCursor[Row], schema_name: str, instance: str) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        cursor: psycopg.RawCursor[Row],
+        schema_name: str,
+        instance: str,
+        later: Later,
+        ahead: Ahead,
+    ) -> None:
         self._connection = connection
         self._cursor = cursor
         self._schema_name = schema_name
         self._instance = instance
+        self._later = later
+        self._ahead = ahead
+
+    def flush(self, *more: Command) -> psycopg.pq.abc.PGresult | None:
+        """Write what was kept back so far, and run what comes after it; the last result.
+
+        Raises:
+            psycopg.Error: something was not as it was thought to be, or a statement failed.
+        """
+        commands = self._later.commands()
+        if commands:
+            self._connection.writes += 1
+            for key in self._later.clear():
+                self._ahead.entries.pop(key, None)
+        commands += more
+        if not commands:
+            return None
+        result = self._connection.together(commands)[-1]
+        failure = self._connection.failure_of(result)
+        if failure is not None:
+            raise failure
+        return result
+
+    def _look(self, statement: str, values: Sequence[Any]) -> list[Row]:
+        """Read, or write, what has nothing to do with what is kept back."""
+        return self._cursor.execute(statement, values, prepare=True).fetchall()
 
     def _read(self, statement: str, values: Sequence[Any]) -> list[Row]:
-        return self._cursor.execute(statement, values, prepare=True).fetchall()
+        self.flush()
+        return self._look(statement, values)
 
     def _write(self, statement: str, values: Sequence[Any]) -> int:
         """How many rows were written."""
+        self.flush()
+        written = self._write_apart(statement, values)
+        if written:
+            self._ahead.forget()
+        return written
+
+    def _write_apart(self, statement: str, values: Sequence[Any]) -> int:
+        """As `_write`, in a table of which nothing is kept back, or read ahead."""
         written = self._cursor.execute(statement, values, prepare=True).rowcount
         self._connection.writes += written > 0
         return written
 
     def _write_and_read(self, statement: str, values: Sequence[Any]) -> list[Row]:
         rows = self._read(statement, values)
-        self._connection.writes += bool(rows)
+        if rows:
+            self._ahead.forget()
+            self._connection.writes += 1
         return rows
+
+    def _change(self, statement: bytes, *values: Value) -> bool:
+        """Whether an entry was written."""
+        result = self.flush(Command(statement, values))
+        assert result is not None
+        if result.command_tuples != 1:
+            return False
+        self._ahead.forget()
+        self._connection.writes += 1
+        return True
 
     def _gone(self, statement: str) -> list[str]:
         return [owner for (owner,) in self._read(statement, (self._schema_name, self._instance))]
@@ -159,27 +222,66 @@ class Table:
 
 class PostgresInbox(Table):
     def find(self, key: str) -> Entry | None:
-        rows = self._read(FIND, (kept(key),))
+        as_kept = kept(key)
+        if self._later.has(as_kept):
+            self.flush()
+        elif as_kept in self._ahead.entries:
+            row = self._ahead.entries[as_kept]
+            return entry_of(row) if row else None
+        rows = self._look(FIND, (as_kept,))
         return entry_of(rows[0]) if rows else None
 
     def add(self, entry: Entry) -> bool:
-        return self._write(ADD, self._row(entry)) == 1
+        row, key = self._row(entry), kept(entry.key)
+        if self._is_new(key):
+            self._add_later(key, entry, row)
+            return True
+        if self._ahead.entries.get(key) and not self._later.has(key):
+            return False
+        return self._change(ADD, *row)
+
+    def _is_new(self, key: str) -> bool:
+        """Whether we may take it for granted that there is no entry with this key."""
+        return self._later.is_on and not self._later.has(key) and not self._ahead.entries.get(key)
+
+    def _add_later(self, key: str, entry: Entry, row: tuple[Value, ...]) -> None:
+        self._ahead.forget_records(entry)
+        self._later.add(key, row)
 
     def save(self, entry: Entry) -> bool:
+        key = kept(entry.key)
         if entry.owner is None:
-            return self._write(SAVE, (*self._row(entry), self._instance)) == 1
-        entry.owner = self._instance if entry.state is EntryState.DUE else None
-        return self._write(CHANGE, (*changing(entry), kept(entry.key), self._instance)) == 1
+            row = self._row(entry)
+            if self._is_new(key):
+                self._add_later(key, entry, row)
+                return True
+            return self._change(SAVE, *row, text(self._instance))
+        self._own(entry)
+        sent: tuple[Value, ...] = ()
+        if entry.written is not entry.envelope:
+            entry.written = entry.envelope
+            sent = (text(attributes_to_text(entry.envelope)), entry.envelope.body)
+        values = (*sent, *changing(entry), text(key), text(self._instance))
+        if self._later.is_on and not self._later.has(key):
+            self._ahead.forget_records(entry)
+            self._later.change(key, values)
+            return True
+        return self._change(CHANGE_ALL if sent else CHANGE, *values)
 
-    def _row(self, entry: Entry) -> Row:
+    def _own(self, entry: Entry) -> None:
         entry.owner = self._instance if entry.state is EntryState.DUE else None
-        saga = entry.envelope.saga
-        ref = (kept(saga.name), kept(saga.id)) if saga else (None, None)
-        return (*ref, kept(entry.key), entry.handler, *changing(entry))
+
+    def _row(self, entry: Entry) -> tuple[Value, ...]:
+        self._own(entry)
+        envelope = entry.written = entry.envelope
+        saga = envelope.saga
+        ref = (text(kept(saga.name)), text(kept(saga.id))) if saga else (None, None)
+        sent = (text(attributes_to_text(envelope)), envelope.body)
+        return (*ref, text(kept(entry.key)), text(entry.handler), *sent, *changing(entry))
 
     def settle(self, entry: Entry) -> bool:
         entry.owner = None
-        return self._write(SETTLE, (*changing(entry), kept(entry.key))) == 1
+        return self._change(SETTLE, *changing(entry), text(kept(entry.key)))
 
     def rename(self, entry: Entry, key: str) -> bool:
         return self._write(RENAME, (kept(key), kept(entry.key), self._instance)) == 1
@@ -210,8 +312,25 @@ class PostgresInbox(Table):
 
 class PostgresKnown(Table):
     def learn(self, saga: str, saga_id: str, literal: Literal, envelope: Envelope) -> Mapping[Literal, Envelope] | None:
+        ref = (kept(saga), kept(saga_id))
+        known = self._ahead.known.get(ref)
+        if known is None and self._later.is_on and literal == BEGUN:
+            # Who begins a saga mostly is the first to hear of it. If he is not, the writing of it says so.
+            known = self._ahead.known[ref] = Known(is_guess=True)
+        if known is None:
+            return self._learn_now(saga, saga_id, literal, envelope)
+        if literal in known:
+            return None
+        row = (text(ref[0]), text(ref[1]), text(str(literal)), FALSE if known else TRUE)
+        self._later.learn((ref, literal), (*row, text(attributes_to_text(envelope)), envelope.body))
+        known.add(literal, envelope)
+        return known
+
+    def _learn_now(
+        self, saga: str, saga_id: str, literal: Literal, envelope: Envelope
+    ) -> Mapping[Literal, Envelope] | None:
         row = (kept(saga), kept(saga_id), str(literal), attributes_to_text(envelope), envelope.body)
-        ((is_first,),) = self._read(LEARN, row)
+        ((is_first,),) = self._look(LEARN, row)
         if is_first is None:
             return None
         self._connection.writes += 1
@@ -219,11 +338,14 @@ class PostgresKnown(Table):
         return learnt if is_first else KnownOfSaga(lambda: self._rows_of(saga, saga_id), learnt)
 
     def of(self, saga: str, saga_id: str) -> Mapping[Literal, Envelope]:
+        known = self._ahead.known.get((kept(saga), kept(saga_id)))
+        if known is not None:
+            return dict(known)
         rows = self._rows_of(saga, saga_id)
         return KnownOfSaga(lambda: rows, {})
 
     def _rows_of(self, saga: str, saga_id: str) -> list[KnownRow]:
-        return self._read(KNOWN, (kept(saga), kept(saga_id)))
+        return self._look(KNOWN, (kept(saga), kept(saga_id)))
 
     def recent(self, limit: int, before: int | None = None) -> Sequence[tuple[int, str, str]]:
         rows = self._read(RECENT, (POSITION_MAX if before is None else before, limit))
@@ -237,8 +359,8 @@ class PostgresOutbox(Table):
     those of several instances it is not: a message with a lower position may be committed later.
     """
 
-    def __init__(self, connection: Connection, cursor: psycopg.RawCursor[Row], schema_name: str, instance: str) -> None:
-        super().__init__(connection, cursor, schema_name, instance)
+    def __init__(self, *shared: Any) -> None:
+        super().__init__(*shared)
         self._added: list[tuple[str, Envelope]] = []
         self._positions: list[int] = []
 
@@ -246,8 +368,11 @@ class PostgresOutbox(Table):
         self._added.append((channel, envelope))
 
     def remove(self, positions: Sequence[int]) -> None:
-        self.write()
-        self._write(SENT, (list(positions),))
+        if self._later.is_on:
+            self._later.sent(positions)
+        else:
+            self.write()
+            self._write(SENT, (list(positions),))
 
     def take(self, limit: int) -> Sequence[Outgoing]:
         self.write()
@@ -282,16 +407,28 @@ class PostgresOutbox(Table):
         del self._positions[written:]
 
     def write(self) -> None:
+        """Write what was added, now."""
+        commands = self.commands()
+        if commands:
+            result = self.flush(*commands)
+            assert result is not None
+            self._connection.writes += 1
+            self.written(self._connection.positions_in(result))
+
+    def commands(self) -> list[Command]:
+        """Write what was added. The last result is for `written`."""
         new = self._added[len(self._positions) :]
         if not new:
-            return
+            return []
         columns = (
-            [kept(channel) for channel, _ in new],
-            [attributes_to_text(envelope) for _, envelope in new],
-            [envelope.body for _, envelope in new],
+            array(TEXT, [text(kept(channel)) for channel, _ in new]),
+            array(TEXT, [text(attributes_to_text(envelope)) for _, envelope in new]),
+            array(BYTEA, [envelope.body for _, envelope in new]),
         )
-        rows = self._write_and_read(SEND, (*columns, self._instance))
-        self._positions.extend(sorted(position for (position,) in rows))
+        return [Command(SEND, (*columns, text(self._instance)))]
+
+    def written(self, positions: Iterable[int]) -> None:
+        self._positions.extend(sorted(positions))
 
     def sending(self) -> list[Outgoing]:
         """What was added in this transaction, once it is written."""
@@ -306,17 +443,17 @@ def parked_row(message: ParkedMessage) -> Row:
 
 class PostgresParked(Table):
     def add(self, message: ParkedMessage) -> None:
-        self._write(PARK, parked_row(message))
+        self._write_apart(PARK, parked_row(message))
 
     def get(self, message_id: str) -> ParkedMessage | None:
-        rows = self._read(PARKED, (kept(message_id),))
+        rows = self._look(PARKED, (kept(message_id),))
         return parked_of(rows[0]) if rows else None
 
     def remove(self, message_id: str) -> bool:
-        return self._write(UNPARK, (kept(message_id),)) == 1
+        return self._write_apart(UNPARK, (kept(message_id),)) == 1
 
     def all(self, limit: int) -> Sequence[ParkedMessage]:
-        return [parked_of(row) for row in self._read(ALL_PARKED, (limit,))]
+        return [parked_of(row) for row in self._look(ALL_PARKED, (limit,))]
 
     def entries(self, limit: int) -> Sequence[Entry]:
         return [entry_of(row) for row in self._read(PARKED_ENTRIES, (limit,))]
@@ -324,24 +461,27 @@ class PostgresParked(Table):
 
 class PostgresReadModels(Table):
     def put(self, query: str, key: str, view: bytes, as_of: float) -> None:
-        self._write(PUT_VIEW, (query, kept(key), view, as_of))
+        self._write_apart(PUT_VIEW, (query, kept(key), view, as_of))
 
     def get(self, query: str, key: str) -> bytes | None:
-        rows = self._read(GET_VIEW, (query, kept(key)))
+        rows = self._look(GET_VIEW, (query, kept(key)))
         return bytes(rows[0][0]) if rows else None
 
 
 class PostgresRecords(Table):
     def entries_of(self, saga: str, saga_id: str) -> Sequence[Entry]:
+        rows = self._ahead.records.get((kept(saga), kept(saga_id)))
+        if rows is not None:
+            return [entry_of(row) for row in rows]
         return [entry_of(row) for row in self._read(ENTRIES_OF, (kept(saga_id), kept(saga)))]
 
 
 class PostgresAudit(Table):
     def add(self, act: Act) -> None:
-        self._write(NOTE, (act.at, kept(act.who), act.verb, kept(act.what), kept(act.why)))
+        self._write_apart(NOTE, (act.at, kept(act.who), act.verb, kept(act.what), kept(act.why)))
 
     def recent(self, limit: int) -> Sequence[Act]:
-        rows = self._read(NOTED, (limit,))
+        rows = self._look(NOTED, (limit,))
         return [
             Act(at=at, who=told(who), verb=verb, what=told(what), why=told(why)) for at, who, verb, what, why in rows
         ]

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
+from psycopg.pq.abc import PGresult
 
 from minuet.adapters.postgres import tables
+from minuet.adapters.postgres.ahead import Ahead
 from minuet.adapters.postgres.connection import Connection
 from minuet.adapters.postgres.failures import Interrupted, NeedsCare, TransactionEnded, interruption
 from minuet.adapters.postgres.handle import PostgresHandle
+from minuet.adapters.postgres.later import Later, Mark
+from minuet.adapters.postgres.pipeline import Command
 from minuet.adapters.postgres.retention import PostgresRetention
 from minuet.app import Database
 from minuet.core.errors import ConfigurationError
@@ -98,7 +103,9 @@ class PostgresTx:
     needs_care = False
 
     def __init__(self, connection: Connection, schema_name: str, instance: str) -> None:
-        shared = (connection, connection.own_cursor(), schema_name, instance)
+        self._later = Later()
+        self._ahead = Ahead()
+        shared = (connection, connection.own_cursor(), schema_name, instance, self._later, self._ahead)
         self.inbox: Inbox = tables.PostgresInbox(*shared)
         self.known: KnownMessages = tables.PostgresKnown(*shared)
         self._outbox = tables.PostgresOutbox(*shared)
@@ -112,8 +119,9 @@ class PostgresTx:
         self.handed_out = False
         self._connection = connection
         self._database = PostgresHandle(connection)
-        self._marks: list[tuple[int, int]] = []
+        self._marks: list[tuple[tuple[int, int], Mark]] = []
         self._sqlalchemy: SqlAlchemyHandles | None = None
+        connection.before_looking = self._outbox.flush
 
     def handle(self, wanted: type[Any]) -> Any:
         self.handed_out = True
@@ -141,9 +149,18 @@ class PostgresTx:
 
     # -- as the transaction sees it ------------------------------------------------------------------------------------
 
+    def ask_ahead(self, works: Iterable[object]) -> list[Command]:
+        """A transaction of these works begins: what reads ahead for them. Nothing is, if it is a careful one."""
+        self._later.is_on = not self.is_careful
+        return self._ahead.ask(works if self._later.is_on else ())
+
+    def answered(self, results: Sequence[PGresult]) -> None:
+        """What came of that."""
+        self._ahead.answered([self._connection.rows_of(result) for result in results])
+
     def begin(self) -> None:
         """A work or a savepoint within it begins."""
-        self._marks.append(self._outbox.mark())
+        self._marks.append((self._outbox.mark(), self._later.mark()))
 
     def end(self) -> None:
         """It is done; what it still holds back is to be written now."""
@@ -170,27 +187,42 @@ class PostgresTx:
     def undo(self) -> None:
         """It failed and is undone."""
         if self._marks:
-            self._outbox.back_to(self._marks.pop())
+            self._back_to(self._marks.pop())
         if self._sqlalchemy:
             self._sqlalchemy.forget()
+
+    def _back_to(self, mark: tuple[tuple[int, int], Mark]) -> None:
+        self._outbox.back_to(mark[0])
+        self._ahead.unlearn(self._later.back_to(mark[1]))
 
     def has_outgoing(self) -> bool:
         return self._outbox.mark() != (0, 0)
 
-    def before_commit(self) -> None:
-        """The last chance to write."""
-        self._outbox.write()
+    def last_commands(self) -> tuple[list[Command], bool]:
+        """What is still to be written before the commit, and whether the last result of it is for `sent`."""
+        outgoing = self._outbox.commands()
+        return self._later.commands() + outgoing, bool(outgoing)
+
+    def sent(self, result: PGresult) -> None:
+        """The messages of this transaction are in the outbox."""
+        self._outbox.written(self._connection.positions_in(result))
 
     def sending(self) -> list[Outgoing]:
         """What the transaction sends when it is committed."""
         return self._outbox.sending()
 
     def committed(self) -> None:
-        self._outbox.back_to((0, 0))
+        self._begin_anew()
 
     def rolled_back(self) -> None:
         """Nothing of the transaction remains."""
         self._marks.clear()
-        self._outbox.back_to((0, 0))
+        self._begin_anew()
         if self._sqlalchemy:
             self._sqlalchemy.forget()
+
+    def _begin_anew(self) -> None:
+        self._outbox.back_to((0, 0))
+        self._later.clear()
+        self._later.is_on = False
+        self._ahead.forget()

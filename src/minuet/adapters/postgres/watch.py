@@ -3,6 +3,9 @@
 An instance is told by NOTIFY that another has committed. That is sent here, after the commit and at most every 20 ms,
 and not within the commit: PostgreSQL lets only one transaction with a NOTIFY commit at a time, in the whole server, so
 neither instances nor services would share the disk's time. If the process dies in between, the others notice that.
+
+Who is alone tells nobody. So who comes says so, once it listens: what was committed before that it sees, and what is
+committed after it is heard, it is told.
 """
 
 from __future__ import annotations
@@ -29,6 +32,8 @@ log = logging.getLogger("minuet.postgres")
 
 NAME_CHARACTERS_MAX = 40  # identifiers have at most 63 bytes
 TELL = "SELECT pg_notify($1, $2)"
+HERE = "here: "
+"""What an instance that comes says is this, and its name; who has committed says its name alone."""
 RECONNECT = RetryPolicy(first_s=0.05, delay_max_s=1.0)
 
 
@@ -63,6 +68,7 @@ class Watch:
         self._others: set[int] = set()
         self._guarded: int | None = None
         self._owes = False
+        self._untold = False  # something was committed since we told
         self._is_closing = False
         self._told_at = float("-inf")
         self._looked_at = float("-inf")
@@ -78,8 +84,9 @@ class Watch:
         self._thread.start()
 
     def tell(self) -> None:
-        """Let the others know that something was committed. From any thread."""
-        if self._is_running and not self._owes:
+        """Let the others know that something was committed, if there are any. From any thread."""
+        self._untold = True
+        if self._others and self._is_running and not self._owes:
             self._owes = True
             self._wake()
 
@@ -135,6 +142,7 @@ class Watch:
         cursor.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self._channel)))
         self._guarded = None  # by this session
         self._look(cursor, time.monotonic())
+        cursor.execute(TELL, (self._channel, HERE + self._instance))
         self._disturbed()  # who knows what was said while we did not listen
         with selectors.DefaultSelector() as selector:
             selector.register(connection.fileno(), selectors.EVENT_READ)
@@ -147,8 +155,11 @@ class Watch:
                     self._tell(cursor, now)
                 if now >= self._looked_at + self._limits.look_s:
                     self._look(cursor, now)
-                heard = [one.payload for one in connection.notifies(timeout=0)]
-                if any(who != self._instance for who in heard):
+                heard = {one.payload for one in connection.notifies(timeout=0)} - {self._instance}
+                came = {who for who in heard if who.startswith(HERE)}
+                if came - {HERE + self._instance}:
+                    self._look(cursor, time.monotonic())
+                if heard - came:
                     self._disturbed()
         if self._owes:
             self._tell(cursor, time.monotonic())
@@ -160,12 +171,12 @@ class Watch:
         return max(0.0, min(look_s, tell_s))
 
     def _tell(self, cursor: psycopg.RawCursor, now: float) -> None:
-        self._owes = False
+        self._owes = self._untold = False
         self._told_at = now
         try:
             cursor.execute(TELL, (self._channel, self._instance), prepare=True)
         except BaseException:
-            self._owes = True
+            self._owes = self._untold = True
             raise
 
     def _look(self, cursor: psycopg.RawCursor, now: float) -> None:
@@ -185,7 +196,11 @@ class Watch:
         others = there - {own}
         if self._others - others:
             self._disturbed()
+        somebody_came = bool(others - self._others)
         self._others = others
+        # In this order, as `tell` goes the other way round: what is committed now is seen by one of the two.
+        if somebody_came and self._untold:
+            self._owes = True
 
     def _guard(self, cursor: psycopg.RawCursor, own: int | None) -> None:
         """Speak for the writing session that there is now."""

@@ -19,10 +19,12 @@ from minuet.adapters.postgres.failures import (
     Conflict,
     ConnectionLost,
     Interrupted,
+    NeedsCare,
     Unavailable,
     cause_of,
 )
 from minuet.adapters.postgres.limits import Limits
+from minuet.adapters.postgres.rows import outgoing_of
 from minuet.adapters.postgres.transaction import UNDONE, End, Job, Transaction
 from minuet.adapters.postgres.tx import PostgresTx
 from minuet.core.retry import RetryPolicy
@@ -46,7 +48,7 @@ class Outcome:
     """What came of a batch. Jobs beyond its ends have not run, and those that are `UNDONE` are to be run again."""
 
     ends: list[End] = field(default_factory=list)
-    outgoing: list[Outgoing] = field(default_factory=list)
+    outgoing: Sequence[Outgoing] = ()
     commits: int = 0
 
 
@@ -119,48 +121,58 @@ class Writer:
                 return Outcome([(None, cause_of(interrupted))])
 
     def _write(self, transaction: Transaction, jobs: Sequence[Job]) -> Outcome:
+        until = max(job.until for job in jobs)
         ends = transaction.fill(jobs)
-        if not transaction.is_open:
-            return Outcome(ends)
-        sent = transaction.tx.sending()
         try:
-            self._commit(transaction, max(job.until for job in jobs))
+            try:
+                sent = self._commit(transaction, until) if transaction.is_open else None
+            except NeedsCare:
+                ends = transaction.fill(jobs, carefully=True)
+                sent = self._commit(transaction, until) if transaction.is_open else None
         except psycopg.Error as error:
             if len(jobs) > 1:
                 # One of them broke a constraint that is checked only now; alone, it does no harm.
                 return self._each_alone(jobs)
             return Outcome([(None, error)])
-        if not transaction.has_written:
+        if sent is None or not transaction.has_written:
             return Outcome(ends)
         self._told()
         return Outcome(ends, sent, 1)
 
-    def _commit(self, transaction: Transaction, until: float) -> None:
+    def _commit(self, transaction: Transaction, until: float) -> Sequence[Outgoing]:
         try:
-            transaction.commit()
+            return transaction.commit()
         except ConnectionLost:
             self._drop()
-            if not self._was_committed(transaction.number, until):
+            sent = self._what_was_committed(transaction.number, until)
+            if sent is None:
                 raise
+            return sent
 
-    def _was_committed(self, number: int, until: float) -> bool:
-        """What became of a commit during which the connection was lost."""
+    def _what_was_committed(self, number: int, until: float) -> Sequence[Outgoing] | None:
+        """What a transaction sent during whose commit the connection was lost; None if it was not committed."""
         while True:
             try:
                 self._connected(until)
-                return self._outcome(number)
+                return self._sent_since(number) if self._outcome(number) else None
             except psycopg.Error:  # lost again
                 self._drop()
             except Unavailable as error:
                 self._unknown.append(number)
                 raise CommitUnknown(f"the connection was lost during the commit, and {error}") from error
 
+    def _sent_since(self, number: int) -> Sequence[Outgoing]:
+        assert self._connection is not None
+        cursor = self._connection.own_cursor()
+        rows = cursor.execute(tables.MINE_SINCE, (self._instance, str(number))).fetchall()
+        return [outgoing_of(row) for row in rows]
+
     def _each_alone(self, jobs: Sequence[Job]) -> Outcome:
         whole = Outcome()
         for job in jobs:
             one = self.run([job])
             whole.ends += one.ends
-            whole.outgoing += one.outgoing
+            whole.outgoing = (*whole.outgoing, *one.outgoing)
             whole.commits += one.commits
         return whole
 
