@@ -1,4 +1,4 @@
-"""The ways in: messages of a transport, commands of a caller, words of an operator.
+"""The ways in: messages of a transport, commands of a caller; and words of an operator, see `minuet.runtime.operated`.
 
 A rule of this place, a call over HTTP, a message of a broker: each becomes an entry of the inbox, known by its key, and
 what follows is the same for all: see `minuet.runtime.performer`. Everything here runs inside a transaction.
@@ -16,45 +16,37 @@ from urllib.parse import quote
 from minuet.app import Handler, ReadModel
 from minuet.codec import HOPS_MAX, STRANGER, Codec, digest_of, remember, view_to_bytes
 from minuet.core.compile import BEGUN
-from minuet.core.coordinator import literal_of
 from minuet.core.envelope import Envelope, SagaRef
-from minuet.core.errors import Conflict, MessageError, NotFound, Rejected
-from minuet.core.formula import Literal, Outcome
+from minuet.core.errors import Conflict, MessageError, Rejected
 from minuet.core.messages import (
     Command,
     Event,
     InstructionGiven,
     Message,
-    Refusal,
     SagaCancelled,
     StepRefused,
     channel_of,
     name_of,
 )
-from minuet.core.operating import Scope, Verb
-from minuet.core.saga import BEGIN, CANCELLED, Wait
+from minuet.core.saga import BEGIN
 from minuet.ports import (
-    Act,
     Clock,
     Delivery,
     Entry,
     EntryState,
     Ids,
-    Instruction,
     LooksAt,
     ParkedMessage,
     Subscription,
     Tx,
 )
-from minuet.runtime.performer import AWAITS, DEPTH_MAX, REACTION, After, Performer, describe
-from minuet.runtime.reactor import IS_CANCELLED, Reactor, business_key, step_key
-
-A_LITTLE_S = 0.001
-EITHER = {Outcome.SUCCEEDED: Outcome.REFUSED, Outcome.REFUSED: Outcome.SUCCEEDED}
-"""What a step's participant decides between; for each, what it then cannot say."""
+from minuet.runtime.answers import Answers
+from minuet.runtime.operated import Operated
+from minuet.runtime.performer import AWAITS, DEPTH_MAX, REACTION, After, describe
+from minuet.runtime.reactor import Reactor, business_key, step_key
 
 
-class Participant(Performer):
+class Participant(Operated):
     """The synchronous half of a place: everything that happens inside a transaction.
 
     Args:
@@ -75,6 +67,7 @@ class Participant(Performer):
         body_bytes_max: Callable[[str], float] = lambda channel: math.inf,
     ) -> None:
         super().__init__(reactor, codec, clock, ids, handlers, publishes=publishes, body_bytes_max=body_bytes_max)
+        self._answers = Answers(reactor, codec)
         self._read_models: dict[str, list[ReadModel]] = {}
         for model in read_models:
             self._read_models.setdefault(name_of(model.event), []).append(model)
@@ -260,10 +253,10 @@ class Participant(Performer):
 
     def _hear(self, tx: Tx, envelope: Envelope, event: Event, after: After) -> None:
         if isinstance(event, SagaCancelled):
-            self._hear_cancelled(tx, envelope, event, after)
+            self.hear_cancelled(tx, envelope, event, after)
             return
         if isinstance(event, InstructionGiven):
-            self._heed(tx, event, after)
+            self.heed(tx, event, after)
             return
         for model in self._read_models.get(envelope.type, ()):
             try:
@@ -280,39 +273,17 @@ class Participant(Performer):
             key = _reaction_key(name, envelope)
             self._begin(tx, Entry(key=key, handler=name, envelope=envelope, changed_at=self.clock.now()), after)
 
-    def cancel(self, tx: Tx, event: SagaCancelled, after: After) -> bool:
-        """Let everybody know that a saga is no longer wanted. False: that is known."""
-        if IS_CANCELLED in tx.known.of(event.saga, event.saga_id):
-            return False
-        envelope = self._announce(tx, f"{event.saga}/{event.saga_id}/{CANCELLED}", event, event.saga_id)
-        self._hear_cancelled(tx, envelope, event, after)
-        return True
-
-    def _hear_cancelled(self, tx: Tx, envelope: Envelope, event: SagaCancelled, after: After) -> None:
-        """Refuse what was not begun, or have its participant refuse it."""
-        if tx.known.learn(event.saga, event.saga_id, IS_CANCELLED, envelope) is None:
-            return
-        for entry in tx.records.entries_of(event.saga, event.saga_id):
-            if entry.state is not EntryState.DUE or not entry.envelope.may_refuse or entry.envelope.cancelled:
-                continue
-            if entry.handler == AWAITS:
-                self._decide(tx, entry, after)
-            else:
-                self._mark_cancelled(tx, entry, after)
-        for entry in self.reactor.entries_for_cancelled(tx, event.saga, event.saga_id, envelope):
-            self._begin(tx, entry, after)
-
     def _hear_answer(self, tx: Tx, envelope: Envelope, event: Event, after: After) -> None:
         """What a participant that was asked by a message has decided, whichever of us asked it.
 
         Raises:
             MessageError: it is no answer to what was asked, or contradicts the one that was given.
         """
-        ref = self._answers(envelope, event)
+        ref = self._answers.step_of(envelope, event)
         if ref is None:
             return
         entry = tx.inbox.find(step_key(ref))
-        self._check_heard(tx, ref, entry, event)
+        self._answers.check(tx, ref, entry, event)
         if entry is None or entry.state is EntryState.DONE:
             return
         entry.state, entry.changed_at = EntryState.DONE, self.clock.now()
@@ -320,64 +291,6 @@ class Participant(Performer):
         entry.waits_for, entry.error = None, event.reason if isinstance(event, StepRefused) else ""
         if tx.inbox.settle(entry):
             after.decided.append(entry)
-
-    def _answers(self, envelope: Envelope, event: Event) -> SagaRef | None:
-        """Which step of a saga that is orchestrated here the event answers, if it does."""
-        ref = envelope.saga
-        if ref is not None:
-            is_ours = ref.name in self.reactor.app.current_sagas and ref.coordination is self.reactor.acts_in
-            return ref if is_ours else None
-        # It names no step. The rules take it for the answer of the only one that it can be, so this is answered by it.
-        facts = [one for one in self.reactor.facts(envelope, event) if one.literal != BEGUN and not one.is_awaited]
-        if not facts:
-            return None
-        fact = facts[0]
-        rules = (
-            one for one in fact.saga.rules.every if fact.literal in (one.answered, Literal(one.id, Outcome.REFUSED))
-        )
-        rule = next(rules, None)
-        return None if rule is None else replace(fact.ref, step=rule.id)
-
-    def _check_heard(self, tx: Tx, ref: SagaRef, entry: Entry | None, event: Event) -> None:
-        """What is said by a message is believed no more than what is said over HTTP.
-
-        Raises:
-            MessageError
-        """
-        rule = self.reactor.rule_of(ref)
-        name, command = name_of(event), name_of(rule.command)
-        if not isinstance(event, (*rule.command.__contract__.answers, StepRefused)):
-            raise MessageError(f"{rule.service} answered {command} with {name!r}, which it does not declare")
-        literal = literal_of(ref.step, type(event))  # raises if an undo is refused
-        if isinstance(event, Refusal) and not rule.may_refuse:
-            raise MessageError(f"{rule.service} refused {command} with {name}, which cannot be refused any more")
-        if entry is not None and entry.state is EntryState.DUE:
-            self._check_same_business(entry, event)
-        else:
-            self._check_not_taken_back(tx, ref, entry, literal, event)
-
-    def _check_same_business(self, entry: Entry, event: Event) -> None:
-        asked = self.codec.decode(entry.envelope) if entry.envelope.body else None
-        for name in asked.__contract__.key if isinstance(asked, Command) else ():
-            mine, theirs = getattr(asked, name), getattr(event, name, None)
-            if mine == entry.envelope.key and isinstance(theirs, str) and theirs != mine:
-                raise MessageError(
-                    f"{name_of(event)} answers {entry.key}: its {name} is another than the one asked about"
-                )
-
-    def _check_not_taken_back(self, tx: Tx, ref: SagaRef, entry: Entry | None, literal: Literal, event: Event) -> None:
-        """The first answer counts. Both together would have the saga go on and undo what it did."""
-        first = entry.answer if entry is not None else None
-        if first is None:  # on Temporal there are no entries of what is asked; there all that is said becomes known
-            opposite = Literal(literal.step, EITHER[literal.outcome]) if literal.outcome in EITHER else None
-            first = tx.known.of(ref.name, ref.id).get(opposite) if opposite else None
-        elif literal_of(ref.step, self.codec.type_of(first)) == literal:  # type: ignore[arg-type]
-            first = None
-        if first is not None:
-            raise MessageError(
-                f"{name_of(event)} contradicts {step_key(ref)}, which it had answered with {first.type}; the first "
-                "answer counts"
-            )
 
     def _park(self, tx: Tx, delivery: Delivery, reason: str) -> None:
         digest = digest_of(delivery.body)
@@ -393,42 +306,6 @@ class Participant(Performer):
                 parked_at=self.clock.now(),
             )
         )
-
-    def instruct(self, tx: Tx, scope: Scope, verb: Verb, act: Act, after: After) -> bool:
-        """Let everybody know that work pauses, goes on, or is tried again now. False: that it does already.
-
-        What was said before is told once more all the same, for whoever has not heard it.
-        """
-        last = tx.instructions.last(scope, verb)
-        now = self.clock.now()
-        if last is None or last.verb is not verb or verb is Verb.RETRY:
-            # Later than what is known, whatever this machine's clock says: who speaks now knows of it.
-            at = max(now, last.at + A_LITTLE_S) if last else now
-            is_new = not (last is None and verb is Verb.RESUME)
-            last = Instruction(scope=scope, verb=verb, at=at, who=act.who, why=act.why)
-        else:
-            is_new = False
-        event = InstructionGiven(
-            verb=verb,
-            saga=scope.saga,
-            saga_id=scope.saga_id,
-            service=scope.service,
-            at=last.at,
-            who=last.who,
-            why=last.why,
-        )
-        if self.reactor.app.sagas:  # else there is nobody whom it would concern
-            self._announce(tx, f"{verb}/{scope}/{self.ids.new()}", event, str(scope))
-        self._heed(tx, event, after)
-        return is_new
-
-    def _heed(self, tx: Tx, event: InstructionGiven, after: After) -> None:
-        scope = Scope(saga=event.saga, saga_id=event.saga_id, service=event.service)
-        # Only the orchestrator asks other services.
-        if scope.service in ("", self.place) or not self.publishes:
-            said = Instruction(scope=scope, verb=event.verb, at=event.at, who=event.who, why=event.why)
-            if tx.instructions.keep(said):
-                after.instructed.append(said)
 
     # -- sagas begun by somebody outside ---------------------------------------------------------------------------
 
@@ -448,19 +325,10 @@ class Participant(Performer):
                 raise Conflict(f"{ref.name} {ref.id} was begun with other content; nothing was done")
         if all(known):
             return False
-        envelope = self._announce(tx, f"{begins[0].name}/{begins[0].id}/{BEGIN}", event, begins[0].id)
+        envelope = self.announce(tx, f"{begins[0].name}/{begins[0].id}/{BEGIN}", event, begins[0].id)
         self.reactor.remember_begun(tx, envelope)
         self._learn(tx, envelope, event, after)
         return True
-
-    def _announce(self, tx: Tx, message_id: str, event: Event, saga_id: str) -> Envelope:
-        """Publish an event that answers no command, in this place's name."""
-        cause = Envelope(
-            id=message_id, type=name_of(event), source=self.place, time=self.clock.now(), body=b"", key=saga_id
-        )
-        envelope = self.envelope_for(event, Entry(key=message_id, handler="", envelope=cause), 0)
-        tx.outbox.add(channel_of(event), envelope)
-        return envelope
 
     # -- commands handed in by somebody who waits for the answer -------------------------------------------------------
 
@@ -527,86 +395,6 @@ class Participant(Performer):
         tx.outbox.add(channel_of(event), envelope)
         # This place does not hear its own answers, and may have to undo this one.
         self._learn(tx, envelope, event, after)
-
-    # -- what an operator says -----------------------------------------------------------------------------------------
-
-    def answer_for(self, tx: Tx, key: str, event: Event | None, after: After) -> Entry:
-        """Record what came of a parked entry, as an operator says, in the place of whoever should have done it.
-
-        What is waited for from outside is answered with that event, or the one that means no; it need not be parked.
-
-        It is published and has its consequences like any answer; what the handler would have written is not written,
-        but for what its ``on_outcome`` does.
-
-        Args:
-            event: the answer; None for a reaction, which owes none.
-
-        Raises:
-            NotFound: nothing is parked under that key.
-            Rejected: this is no answer that the command may have.
-        """
-        entry = tx.inbox.find(key)
-        if entry is not None and entry.handler == AWAITS and entry.state is EntryState.DUE:
-            self._answer_wait(tx, entry, event, after)
-            return entry
-        if entry is None or entry.state is not EntryState.PARKED:
-            raise NotFound(f"nothing is parked as {self.place}:{key}")
-        self._check_answer(entry, event)
-        outcome = () if event is None else (event,)
-        for recorder in self.handlers[entry.handler].recorders if event is not None else ():
-            recorder.function(event, **self.arguments(recorder, entry, tx))
-        answers = self.envelopes_for(outcome, entry)
-        entry.state, entry.answer = EntryState.DONE, answers[0] if answers else None
-        entry.waits_for, entry.changed_at = None, self.clock.now()
-        if not tx.inbox.settle(entry):
-            raise NotFound(f"{self.place}:{key} is not parked any more")
-        after.decided.append(entry)
-        self._tell(tx, outcome, answers, after, publishes=True)
-        return entry
-
-    def _answer_wait(self, tx: Tx, entry: Entry, event: Event | None, after: After) -> None:
-        """Say in the place of the outside what is waited for; it is published like any other event."""
-        ref = entry.envelope.saga
-        assert ref is not None
-        watch = self.reactor.rule_of(ref).watch
-        assert watch is not None
-        if not isinstance(watch.of, Wait):
-            raise Rejected(
-                f"{entry.key} waits for the outcome of step {watch.of.name}; answer that one, or cancel the saga"
-            )
-        expected = [one for one in (watch.of.event, watch.of.refused_by) if one is not None]
-        if event is None or type(event) not in expected:
-            names = " or ".join(map(name_of, expected))
-            raise Rejected(f"{entry.key} waits for {names}, not for {name_of(event) if event else 'nothing'}")
-        definition = self.reactor.app.saga(ref.name, ref.definition)
-        about = getattr(event, definition.key, None) if definition is not None else None
-        if definition is not None and about is not None and str(about) != ref.id:
-            raise Rejected(f"{definition.key} is {about!r}, but this is about {ref.name} {ref.id}")
-        envelope = self._announce(tx, f"{entry.key}/{name_of(event)}", event, ref.id)
-        for due in self.reactor.learn(tx, envelope, event):
-            self._begin(tx, due, after)
-
-    def _check_answer(self, entry: Entry, event: Event | None) -> None:
-        self.check_handled(entry)
-        message = self.handlers[entry.handler].message
-        if not issubclass(message, Command):
-            if event is not None:
-                raise Rejected(f"{entry.handler} is a reaction, which owes nobody an answer; leave the event out")
-            return
-        answers = message.__contract__.answers
-        if type(event) not in answers:
-            names = ", ".join(map(name_of, answers))
-            raise Rejected(
-                f"{name_of(message)} is answered by {names}, not by {name_of(event) if event else 'nothing'}"
-            )
-        ref = entry.envelope.saga
-        definition = self.reactor.app.saga(ref.name, ref.definition) if ref is not None else None
-        about = getattr(event, definition.key, None) if definition is not None else None
-        if ref is not None and about is not None and str(about) != ref.id:
-            assert definition is not None
-            raise Rejected(f"{definition.key} is {about!r}, but this is about {ref.name} {ref.id}")
-        if isinstance(event, Refusal) and not self._may_refuse(entry):
-            raise Rejected(f"{name_of(message)} cannot be refused any more; answer that it is done, or retry it")
 
 
 def name_from(source: str, message_id: str) -> str:

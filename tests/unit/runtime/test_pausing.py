@@ -201,7 +201,7 @@ async def test_in_whichever_order_they_are_heard_the_later_word_counts() -> None
                 event = InstructionGiven(verb=verb, saga=SAGA, at=at, who="ada")
 
                 def work(tx: object, after: object, place: object = place, event: object = event) -> None:
-                    place.participant._heed(tx, event, after)  # type: ignore[attr-defined]
+                    place.participant.heed(tx, event, after)
 
                 await place._handed_in(work)
         for place in (system.places[name] for name in heard):
