@@ -87,6 +87,7 @@ async def test_a_file_of_an_earlier_version_is_brought_up_to_date(tmp_path: Path
     await store.transact(lambda tx: tx.read_models.put("GetOrder", "o-1", b"1", 5.0))
     await store.transact(running("ALTER TABLE minuet_read_models DROP COLUMN as_of"))
     await store.transact(running("DROP TABLE minuet_audit"))
+    await store.transact(running("DROP TABLE minuet_instructions"))
     await store.transact(running("UPDATE minuet_meta SET value = '1' WHERE name = 'schema.sql'"))
     await store.close()
     again = opening(tmp_path / "service.db")
@@ -96,6 +97,7 @@ async def test_a_file_of_an_earlier_version_is_brought_up_to_date(tmp_path: Path
         await again.transact(lambda tx: tx.read_models.put("GetOrder", "o-1", b"2", 1.0))
         assert await again.transact(lambda tx: tx.read_models.get("GetOrder", "o-1")) == b"2"
         assert await again.transact(lambda tx: tx.audit.recent(1)) == []
+        assert await again.transact(lambda tx: tx.instructions.in_force(0.0)) == []
     finally:
         await again.close()
 
