@@ -176,7 +176,7 @@ async def test_every_second_one_of_three_is_killed_or_stopped(
             for name, value in report.figures.items():
                 record_property(name, value)
             assert report.figures["stopped"] >= 1
-            assert report.figures["killed"] >= 5
+            assert report.figures["killed"] >= ORDERS // 100  # how many it comes to is up to the machine
             assert report.figures["longest_after_kill_s"] < KILLED_S, report.text
             assert report.figures["longest_after_stop_s"] < STOPPED_S, report.text
 
