@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from shlex import quote
 
 from minuet.app import App
 from minuet.codec import Codec, attributes_of, timestamp
@@ -51,7 +52,11 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """What a saga waits for now, from whom, and why it is not there yet."""
+    """What a saga waits for now, from whom, and why it is not there yet.
+
+    Attributes:
+        service: who does it, or decides how long it is waited for; empty for the event that begins the saga.
+    """
 
     step: str
     service: str
@@ -240,7 +245,9 @@ class Observer:
         times = [envelope.time for envelope in seen.known.values()]
         mine = [one for one in paused if one.saga == name and one.saga_id in ("", saga_id)] if not now.is_final else []
         waiting = tuple(self._waiting(saga, seen, [*mine, *(one for one in paused if one.service)]))
-        waited_for = {one.service for one in waiting}
+        if BEGUN not in seen.known and not seen.entries and not now.is_final:
+            waiting = (_not_begun(saga),)
+        waited_for = {one.service for one in waiting if one.service}
         if ref is not None and ref.coordination is Coordination.ORCHESTRATION and waiting:
             waited_for.add("orchestrator")
         return SagaView(
@@ -316,32 +323,34 @@ class Observer:
             for _, entry in seen.entries
             if entry.state is EntryState.DONE and entry.envelope.saga
         }
-        return [
-            Waiting(
-                step=rule.id, service=rule.service, command=name_of(rule.command), why=self._why(rule, seen, paused)
-            )
-            for rule in due(saga.rules.every, seen.known)
-            if rule.id not in answered
-        ]
+        ref = next(self._refs_of(seen), None)
+        is_orchestrated = ref is not None and ref.coordination is Coordination.ORCHESTRATION
+        waiting = []
+        for rule in due(saga.rules.every, seen.known):
+            if rule.id not in answered:
+                # How long something is waited for is decided by one place, which in orchestration is no service.
+                asked = "orchestrator" if is_orchestrated else rule.service
+                service = asked if rule.watch is not None else rule.service
+                why = self._why(rule, seen, paused, service, asked)
+                waiting.append(Waiting(step=rule.id, service=service, command=name_of(rule.command), why=why))
+        return waiting
 
-    def _why(self, rule: Rule, seen: _Seen, paused: Sequence[PausedView]) -> str:
+    def _why(self, rule: Rule, seen: _Seen, paused: Sequence[PausedView], service: str, asked: str) -> str:
         entries = [
             (place, entry)
             for place, entry in seen.entries
             if entry.envelope.saga and entry.envelope.saga.step == rule.id
         ]
         # What the participant itself says counts more than what the one who asks it says.
-        mine = [one for one in entries if one[0] == rule.service]
+        mine = [one for one in entries if one[0] == service]
         place, entry = next(iter(mine or entries), ("", None))
         if entry is not None and entry.state is EntryState.PARKED:
             return f"{NEEDS_OPERATOR} at {place} after {entry.attempts} attempts: {entry.error}"
         for one in paused:
-            if one.service in ("", place, rule.service):
+            if one.service in ("", place, service):
                 return f"{one.what} was paused by {one.who}{f': {one.why}' if one.why else ''}"
         if entry is None:
-            ref = next(self._refs_of(seen), None)
-            is_orchestrated = ref is not None and ref.coordination is Coordination.ORCHESTRATION
-            return f"{'orchestrator' if is_orchestrated else rule.service} has not heard of it yet"
+            return f"{asked} has not heard of it yet"
         if entry.waits_for:
             return f"{place} waits for its read model to hear of {entry.waits_for}"
         if entry.attempts == 0 and not entry.error and entry.state is EntryState.DUE:
@@ -504,8 +513,16 @@ def _waits(rule: Rule, place: str, entry: Entry) -> str:
     until = f" until {_moment(entry.due_at)}" if entry.due_at < YEAR_9999 else ""
     if isinstance(rule.watch.of, Wait):
         what = name_of(rule.watch.of.event)
-        return f"{place} waits for {what}{until}; minuet parked answer {place}:{entry.key} says it in its place"
+        say = f"minuet parked answer {quote(f'{place}:{entry.key}')} --event {what} --body '{{...}}'"
+        return f"{place} waits for {what}{until}; {say} says it in its place"
     return f"{place} waits for the outcome of {rule.watch.of.name}{until}"
+
+
+def _not_begun(saga: Saga) -> Waiting:
+    """Something that it waits for came before it; or came with the wrong id, and then this saga never begins."""
+    event = name_of(saga.begins_with)
+    why = f"no service here has heard {event}, which begins it; something came for it before, or with a wrong id"
+    return Waiting(step=BEGUN.step, service="", command=event, why=why)
 
 
 def _moment(time: float) -> str:

@@ -53,11 +53,16 @@ class Operator:
 
         Raises:
             Rejected: there is no such status, or something is asked that a saga does not have.
+            NotFound: there is no such service, or no such type of sagas: a slip must not look like "none of them".
         """
         if which.type:
             raise Rejected("a saga has no type of message; choose by saga, service, status, reason or older-than")
         if which.status and which.status not in STATUSES:
             raise Rejected(f"there is no status {which.status!r}; there is {', '.join(STATUSES)}")
+        if which.saga:
+            await self.system.scope_of(all_of=which.saga)
+        if which.service:
+            await self.system.scope_of(service=which.service)
         now = self.system.clock.now()
 
         def is_meant(view: SagaView) -> bool:
@@ -74,9 +79,11 @@ class Operator:
         return await self.system.observer.sagas(limit=limit, wanted=is_meant)
 
     async def parked(self, which: Filter, *, limit: int) -> list[ParkedView]:
-        """What is parked and meant, the oldest first. Raises Rejected: it has no status."""
+        """What is parked and meant, the oldest first. Raises Rejected: it has no status; NotFound: no such service."""
         if which.status:
             raise Rejected("what is parked has no status; choose by service, saga, type, reason or older-than")
+        if which.service:
+            await self.system.scope_of(service=which.service)
         now = self.system.clock.now()
         views = await self.system.observer.parked(limit=LOOKED_THROUGH)
         meant = [

@@ -74,7 +74,7 @@ def _names(app: App, saga: Saga, service: str | None) -> list[str]:
 
 
 def _facts(app: App, saga: Saga, names: list[str]) -> dict[str, Any]:
-    from minuet.cli.words import part_of, table_of
+    from minuet.cli.words import part_of, span, table_of
     from minuet.core.messages import name_of
 
     facts: dict[str, Any] = {
@@ -82,6 +82,7 @@ def _facts(app: App, saga: Saga, names: list[str]) -> dict[str, Any]:
         "definition": saga.fingerprint,
         "begins_with": name_of(saga.begins_with),
         "key": saga.key,
+        "deadline": span(saga.deadline) if saga.deadline else "",
         "choreography": [part_of(app, saga, name) for name in names if name != ORCHESTRATOR],
     }
     if ORCHESTRATOR in names:
@@ -92,11 +93,16 @@ def _facts(app: App, saga: Saga, names: list[str]) -> dict[str, Any]:
 def _print(screen: Console, app: App, saga: Saga, names: list[str], *, is_whole: bool) -> None:
     from rich.text import Text
 
-    from minuet.cli.words import part_of
+    from minuet.cli.words import part_of, span
     from minuet.core.messages import name_of
 
     screen.print(Text.assemble((saga.name, "bold"), (f"  definition {saga.fingerprint}", "dim")))
     screen.print(f"It begins with {name_of(saga.begins_with)}; there is one for each {saga.key}.")
+    if saga.deadline is not None:
+        later = (
+            f"After {span(saga.deadline)} whatever is not begun is refused, if it may be, and nothing is waited for."
+        )
+        screen.print(later)
     players = [name for name in names if name != ORCHESTRATOR]
     if players and is_whole:
         _print_heading(screen, "By choreography", "each service listens, and does its part by itself")
@@ -170,6 +176,8 @@ def _print_does(screen: Console, does: Does) -> None:
     said = Text.assemble((does.command, "bold cyan"), f", answered by {listed(does.answers, 'or')}")
     if does.asks:
         said.append(f"; for it, it asks {listed(does.asks)}")
+    if does.deadline:
+        said.append(f"; refused if it cannot begin within {does.deadline}")
     if does.refusals:
         said.append(f"; or it refuses with {listed(does.refusals, 'or')}, and then {_undone(does)}")
     elif does.until_done:

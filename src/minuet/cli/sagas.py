@@ -23,7 +23,7 @@ from minuet.cli.reconcile import reconcile
 from minuet.cli.tables import console, count, in_one_line, moment, print_json, status_text, table
 
 if TYPE_CHECKING:
-    from minuet.observer import Attempt, Observer, SagaView
+    from minuet.observer import Attempt, Observer, SagaView, Waiting
 
 app = typer.Typer(help="Where each saga is, what it waits for and what was said.", no_args_is_help=True)
 app.command("reconcile")(reconcile)
@@ -93,7 +93,7 @@ def _print_list(views: list[SagaView], limit: int) -> None:
         screen.print("no sagas")
         return
     # An id is for copying, so it is never cut; what a saga waits for gets a line of its own where there is no room.
-    waits = {id(view): Text(", ".join(f"{one.command} ({one.why})" for one in view.waiting)) for view in views}
+    waits = {id(view): Text(", ".join(_waited_for(one) for one in view.waiting)) for view in views}
     others = max(sum(map(len, (view.saga, view.id, view.status, moment(view.began_at)))) for view in views)
     has_room = screen.width - others - GAPS >= WAITS_MIN
     rows = table()
@@ -182,6 +182,7 @@ def print_saga(view: SagaView, observer: Observer) -> None:
     from rich.text import Text
 
     from minuet.cli.story import print_story
+    from minuet.observer import AWAITS
 
     screen = console()
     head = Text.assemble((in_one_line(f"{view.saga} {view.id}"), "bold"), "  ", status_text(view.status))
@@ -189,7 +190,8 @@ def print_saga(view: SagaView, observer: Observer) -> None:
     how = f"by {view.coordination}" if view.coordination else "coordination unknown"
     screen.print(f"{how}, definition {view.definition}, began {moment(view.began_at)}", style="dim")
     for one in view.waiting:
-        screen.print(Text.assemble("waits for ", (one.command, "bold"), f" of {one.service}: {one.why}"))
+        of = f" of {one.service}" if one.service and one.command != AWAITS else ""
+        screen.print(Text.assemble("waits for ", (_name(one), "bold"), f"{of}: {in_one_line(one.why)}"))
     for pause in view.paused:
         said = f" {moment(pause.at)} by {pause.who}{f': {pause.why}' if pause.why else ''}"
         screen.print(Text.assemble(("paused: ", "bold yellow"), in_one_line(pause.what + said)))
@@ -200,6 +202,17 @@ def print_saga(view: SagaView, observer: Observer) -> None:
         screen.print(Text("Messages", style="bold"))
         screen.print()
         print_story(screen, view, observer)
+
+
+def _waited_for(waiting: Waiting) -> str:
+    return f"{_name(waiting)} ({in_one_line(waiting.why)})"
+
+
+def _name(waiting: Waiting) -> str:
+    """A command by its name; the steps that only wait all have the same one, and are told by their own."""
+    from minuet.observer import AWAITS
+
+    return waiting.step if waiting.command == AWAITS else waiting.command
 
 
 def _attempts(view: SagaView) -> Any:

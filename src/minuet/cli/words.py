@@ -9,7 +9,7 @@ from datetime import timedelta
 from minuet.app import App
 from minuet.core.compile import BEGUN, UNDO_SUFFIX, Kind, Rule, accepted, is_watched, neighbours
 from minuet.core.coordinator import due
-from minuet.core.formula import All, Formula, Literal, Outcome
+from minuet.core.formula import FALSE, All, Formula, Literal, Outcome
 from minuet.core.messages import Event, Refusal, channel_for, name_of, refusals, successes
 from minuet.core.projection import needed, project
 from minuet.core.saga import Saga, Wait
@@ -38,7 +38,7 @@ class Does:
         asks: the queries it asks first, and of whom.
         refusals: the answers that mean no. then_undone: what such an answer has undone, the first first.
         waits: what it waits for, if it does nothing else: ``for Approved, for 3 days at most``.
-        delay: before it begins.
+        delay: before it begins. deadline: until when it has to begin, counted from when it could.
     """
 
     rule: str
@@ -53,6 +53,7 @@ class Does:
     until_done: bool
     waits: str = ""
     delay: str = ""
+    deadline: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +90,8 @@ def part_of(app: App, saga: Saga, service: str) -> Part:
     return Part(
         service=service,
         listens=tuple(_heard(app, saga, rules)),
-        does=tuple(does(saga, rule) for rule in rules),
+        # The undo of a step that nothing refusable stands beside or behind never comes, unless the step is abandoned.
+        does=tuple(does(saga, rule) for rule in rules if rule.formula != FALSE),
         reacts_to=tuple(_reactions(app, saga, service)),
     )
 
@@ -157,7 +159,8 @@ def does(saga: Saga, rule: Rule) -> Does:
         then_undone=tuple(undone_by_refusal(saga, rule)) if rule.kind in (Kind.DO, Kind.WATCH) else (),
         until_done=not rule.may_refuse,
         waits=_waits(rule),
-        delay=_span(rule.delay) if rule.delay else "",
+        delay=span(rule.delay) if rule.delay else "",
+        deadline=span(rule.deadline) if rule.deadline else "",
     )
 
 
@@ -167,14 +170,15 @@ def _waits(rule: Rule) -> str:
     leaf = rule.watch.of
     what = name_of(leaf.event) if isinstance(leaf, Wait) else f"the outcome of {leaf.name}"
     no = f" or {name_of(leaf.refused_by)}" if isinstance(leaf, Wait) and leaf.refused_by else ""
-    return f"for {what}{no}" + (f", for {_span(rule.watch.within)} at most" if rule.watch.within else "")
+    return f"for {what}{no}" + (f", for {span(rule.watch.within)} at most" if rule.watch.within else "")
 
 
-def _span(span: timedelta) -> str:
+def span(time: timedelta) -> str:
+    """``3 days``, ``90 seconds``: in the largest unit that fits without a rest."""
     for name, one in (("day", timedelta(days=1)), ("hour", timedelta(hours=1)), ("minute", timedelta(minutes=1))):
-        if span >= one and not span % one:
-            return f"{span // one} {name}{'' if span == one else 's'}"
-    return f"{span.total_seconds():g} seconds"
+        if time >= one and not time % one:
+            return f"{time // one} {name}{'' if time == one else 's'}"
+    return f"{time.total_seconds():g} seconds"
 
 
 def _asked(rule: Rule) -> Iterable[str]:

@@ -23,6 +23,8 @@ COMPLETED: Final = "completed"
 COMPENSATED: Final = "compensated"
 CANCELLED: Final = "cancelled"
 RESERVED_NAMES: Final = frozenset({BEGIN, COMPLETED, COMPENSATED, CANCELLED})
+DURATION_MAX: Final = timedelta(days=365_000)
+"""What is due later than this is beyond the calendar: the message that makes it due could never be taken in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +133,15 @@ def step(
     """
     name = name or _snake_case(name_of(command_of(action, where="step")))
     _check_name(name)
-    _check_duration(deadline, f"step {name}: a deadline lies in the future, not at {deadline}")
-    _check_duration(delay, f"step {name}: a delay of {delay} is none; leave it out, or give a longer one")
-    _check_duration(within, f"step {name}: nothing comes within {within}; leave it out, or give it more time")
+    where = f"step {name}"
+    _check_duration(where, "deadline", deadline, f"a deadline lies in the future, not at {deadline}")
+    _check_duration(where, "delay", delay, f"a delay of {delay} is none; leave it out, or give a longer one")
+    _check_duration(where, "within", within, f"nothing comes within {within}; leave it out, or give it more time")
+    if delay is not None and within is not None and within <= delay:
+        raise DefinitionError(
+            f"step {name}: it begins after {delay}, and is waited for within {within}, so it is always abandoned; give "
+            "within more time, for the delay is part of it"
+        )
     if within is not None and undo is None:
         raise DefinitionError(
             f"step {name}: after {within} it is abandoned, and may have succeeded all the same; give it an undo, or "
@@ -177,7 +185,8 @@ def wait_for(
             raise DefinitionError(f"wait_for: it {what} {given!r}, which is not an Event class")
     name = name or _snake_case(name_of(event))
     _check_name(name)
-    _check_duration(within, f"wait {name}: nothing comes within {within}; leave it out, or give it more time")
+    problem = f"nothing comes within {within}; leave it out, or give it more time"
+    _check_duration(f"wait {name}", "within", within, problem)
     if refused_by is event:
         raise DefinitionError(f"wait {name}: {name_of(event)} cannot mean both yes and no; give refused_by another one")
     return Wait(name=name, event=event, within=within, refused_by=refused_by)
@@ -188,9 +197,17 @@ def _check_name(name: str) -> None:
         raise DefinitionError(f"step name {name!r} must be snake_case and none of {', '.join(sorted(RESERVED_NAMES))}")
 
 
-def _check_duration(duration: timedelta | None, problem: str) -> None:
-    if duration is not None and duration <= timedelta(0):
-        raise DefinitionError(problem)
+def _check_duration(where: str, option: str, duration: timedelta | None, not_above_zero: str) -> None:
+    if duration is None:
+        return
+    if not isinstance(duration, timedelta):
+        raise DefinitionError(
+            f"{where}: {option}={duration!r} is no timedelta; write timedelta(seconds=...), or days=..."
+        )
+    if duration <= timedelta(0):
+        raise DefinitionError(f"{where}: {not_above_zero}")
+    if duration > DURATION_MAX:
+        raise DefinitionError(f"{where}: {option} is longer than a thousand years; leave it out, or make it shorter")
 
 
 def sequence(*parts: Part) -> SequenceOf:
@@ -275,7 +292,7 @@ class Saga:
             raise DefinitionError(f"saga name {name!r} must be one word, as in OrderProcessing")
         if not steps:
             raise DefinitionError(f"saga {name} has no steps")
-        _check_duration(deadline, f"saga {name}: a deadline lies in the future, not at {deadline}")
+        _check_duration(f"saga {name}", "deadline", deadline, f"a deadline lies in the future, not at {deadline}")
         for attribute, value in {
             "name": name,
             "begins_with": begins_with,

@@ -86,6 +86,8 @@ def test_retrying_is_said_and_kept(run: Minuet, as_json: Any, data: Path) -> Non
         (("--where", "type=Thank"), "a saga has no type of message"),
         (("--where", "status=lost"), "no status 'lost'"),
         (("--where", "older-than=soon"), "no length of time"),
+        (("--where", "service=peeple"), "has no service 'peeple'; it has"),
+        (("--where", "saga=Whishes"), "has no saga 'Whishes'; it has Wishes"),
         (("--where", "saga=a", "--where", "saga=b"), "is given twice"),
     ],
 )

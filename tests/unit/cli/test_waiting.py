@@ -42,7 +42,11 @@ def test_an_operator_answers_while_nothing_runs(
     (waiting,) = as_json("sagas", "show", "o1", "--app", HERE, "--data", tmp_path)["waiting"]
     assert waiting["step"] == "approval"
     assert f"minuet parked answer {own}" in waiting["why"]
-    assert "9999" not in run("sagas", "show", "o1", "--app", HERE, "--data", tmp_path).stdout
+    shown = " ".join(run("sagas", "show", "o1", "--app", HERE, "--data", tmp_path).stdout.split())
+    assert "9999" not in shown
+    assert f"waits for approval: {place} waits for Approved;" in shown
+    listed = " ".join(run("sagas", "list", "--app", HERE, "--data", tmp_path).stdout.split())
+    assert f"approval ({place} waits for" in listed
     wrong = run(
         "parked",
         "answer",

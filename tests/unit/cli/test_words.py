@@ -1,5 +1,7 @@
 """Rules in words."""
 
+from datetime import timedelta
+
 import pytest
 
 import minuet_shop
@@ -82,6 +84,34 @@ def test_one_command_in_two_steps_is_told_apart() -> None:
     saga = Saga("Twice", begins_with=tiny.Wished, key="wish_id", steps=[twice, step(tiny.Thank, name="last")])
     (thank,) = part_of(App("twice", services=[], sagas=[saga]), saga, "people").does
     assert thank.when == "Thanked of once and Thanked of again"
+
+
+class Hurry(Command, service="fairy", answers=(tiny.Granted,)):
+    wish_id: str
+
+
+class Unhurry(Command, service="fairy", answers=(tiny.Thanked,)):
+    wish_id: str
+
+
+HURRIED = Saga(
+    "Hurried",
+    begins_with=tiny.Wished,
+    key="wish_id",
+    steps=[step(Hurry, undo=Unhurry, deadline=timedelta(hours=1))],
+    deadline=timedelta(days=2),
+)
+hurried_app = App("hurried", services=[], sagas=[HURRIED])
+
+
+def test_an_undo_that_never_comes_is_not_told() -> None:
+    assert [(one.rule, one.deadline) for one in part_of(hurried_app, HURRIED, "fairy").does] == [("hurry", "1 hour")]
+
+
+def test_deadlines_are_told(run: Minuet) -> None:
+    text = " ".join(run("explain", "Hurried", "--app", f"{__name__}:hurried_app").stdout.split())
+    assert "there is one for each wish_id. After 2 days whatever is not begun is refused" in text
+    assert "Hurry, answered by Granted; refused if it cannot begin within 1 hour" in text
 
 
 def test_explain_tells_all_of_it(run: Minuet) -> None:

@@ -197,6 +197,14 @@ def test_where_a_saga_is() -> None:
         (lambda: step(ReserveInventory, within=timedelta(0)), "step reserve_inventory: nothing comes within 0:00:00"),
         (lambda: step(ReserveInventory, delay=-MINUTE), "step reserve_inventory: a delay of"),
         (lambda: wait_for(Approved, within=timedelta(0)), "wait approved: nothing comes within"),
+        (lambda: wait_for(Approved, within=3), "wait approved: within=3 is no timedelta; write timedelta"),  # type: ignore[arg-type]
+        (lambda: step(ReserveInventory, deadline=5.0), "step reserve_inventory: deadline=5.0 is no timedelta"),  # type: ignore[arg-type]
+        (
+            lambda: step(ReserveInventory, undo=ReleaseInventory, delay=MINUTE, within=MINUTE),
+            "step reserve_inventory: it begins after 0:01:00, .* always abandoned; give within more time",
+        ),
+        (lambda: step(ReserveInventory, delay=timedelta.max), "delay is longer than a thousand years; leave it out"),
+        (lambda: saga(RESERVE, deadline=timedelta.max), "saga Shop: deadline is longer than a thousand years"),
         (lambda: wait_for(Approved, refused_by=Approved), "Approved cannot mean both yes and no"),
         (lambda: wait_for(Pack), "wait_for: it waits for .*Pack.* not an Event class"),  # type: ignore[arg-type]
         (lambda: wait_for(Approved, name="completed"), "must be snake_case and none of"),

@@ -248,6 +248,9 @@ async def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
             ("/sagas/cancel", {**WHO, "allOf": SAGA}, 422),
             ("/parked/retry", WHO, 422),
             ("/parked/retry", {**WHO, "where": {"status": "running"}}, 422),
+            ("/parked/retry", {**WHO, "where": {"service": "nobody"}}, 404),
+            ("/sagas/pause", {**WHO, "where": {"service": "nobody"}}, 404),
+            ("/sagas/pause", {**WHO, "where": {"saga": "Nothing"}}, 404),
             ("/parked/stock%3Anothing/retry", WHO, 404),
             ("/parked/nobody%3Anothing/discard", WHO, 404),
         ):

@@ -181,6 +181,30 @@ async def test_an_operator_answers_in_the_place_of_the_outside(how: str, tmp_pat
 
 
 @BOTH
+async def test_who_waits_is_named_and_only_his_pause_is_told(how: str, tmp_path: Path) -> None:
+    async with at_work(how, tmp_path) as system:
+        await system.send(Order(order_id="o1"))
+        why = await until_it_waits(system)
+        assert f"minuet parked answer {DECIDER[how]}:Buying/o1/approval --event Approved --body '{{...}}'" in why
+        await system.pause(service="van", who="ada")
+        (waiting,) = (await system.observer.saga("o1")).waiting
+        assert waiting.service == DECIDER[how]
+        assert ("was paused by ada" in waiting.why) == (how == "choreography")
+
+
+@BOTH
+async def test_what_was_only_said_something_for_has_not_begun(how: str, tmp_path: Path) -> None:
+    async with at_work(how, tmp_path) as system:
+        await system.send(Approve(order_id="nobody's"))
+        async with asyncio.timeout(30):
+            while not (views := await system.observer.sagas()):
+                await asyncio.sleep(0.02)
+        ((waiting,),) = [view.waiting for view in views]
+        assert (waiting.step, waiting.service, waiting.command) == ("begin", "", "Ordered")
+        assert "no service here has heard Ordered, which begins it" in waiting.why
+
+
+@BOTH
 async def test_it_goes_on_waiting_after_a_restart_and_hears_of_what_came_meanwhile(how: str, tmp_path: Path) -> None:
     async with at_work(how, tmp_path) as system:
         await system.send(Order(order_id="o1"))
