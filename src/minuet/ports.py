@@ -121,14 +121,18 @@ class Inbox(Protocol):
     def rename(self, entry: Entry, key: str) -> bool:
         """Give this instance's due entry another key, which nothing has yet. False as for `save`."""
 
-    def take(self, limit: int) -> Sequence[Entry]:
-        """Make this instance the owner of up to ``limit`` due entries whose owner is None or gone; the oldest first."""
+    def take(self, limit: int, *, released: bool = False) -> Sequence[Entry]:
+        """Make this instance the owner of up to ``limit`` due entries whose owner is None or gone; the oldest first.
+
+        Args:
+            released: only of those whose owner is None. Nobody has begun those, but for the attempts that they tell.
+        """
 
     def waiting_for(self, what: str) -> Sequence[Entry]:
         """Due entries of this instance that wait for this read-model entry."""
 
     def release(self) -> None:
-        """Give up every due entry of this instance, for others to take."""
+        """Give up every due entry of this instance, for others to take. None of them may be under way."""
 
     def reopen(self, key: str) -> bool:
         """Make a parked entry due again, with no attempts and no owner. False if it is not parked."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -616,13 +616,17 @@ class Place:
     # -- from start to end ---------------------------------------------------------------------------------------------
 
     async def recover(self) -> int:
-        """Take over what instances that are gone left due here; how many entries that were."""
-        entries = await self.store.transact(lambda tx: tx.inbox.take(TAKE_MAX))
+        """Take over what instances that are gone left due here, or gave up; how many entries that were."""
+        given_up, left = await self.store.transact(
+            lambda tx: (tx.inbox.take(TAKE_MAX, released=True), tx.inbox.take(TAKE_MAX))
+        )
+        for entry in left:
+            self.participant.taken_over(entry)
+        entries = [*given_up, *left]
         for entry in entries:
             if self.participant.in_force.is_to_be_retried(entry, self.participant.service_of(entry)):
                 entry.due_at = 0.0
-            self.participant.taken_over(entry)
-        self.follow_up(After(start=list(entries)))
+        self.follow_up(After(start=entries))
         return len(entries)
 
     async def look_for_views(self) -> None:
@@ -654,15 +658,26 @@ class Place:
 
     async def stop(self, grace_s: float) -> None:
         """Drain for so many seconds, then cut off what is still under way; it is done again with the same key."""
+        cut_off: set[str] = set()
         try:
             async with asyncio.timeout(grace_s):
                 await self.drain()
         except TimeoutError:
+            cut_off = {*self._under_way, *self._renamed}
             for task in tuple(self._tasks):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
         self._waiters.send_away(f"{self.name} is being stopped; ask again with the same key")
-        await self.store.transact(lambda tx: tx.inbox.release())
+        await self.store.transact(lambda tx: self._give_up(tx, cut_off))
+
+    def _give_up(self, tx: Tx, cut_off: Collection[str]) -> None:
+        """Leave everything to others, and tell them what may have been begun."""
+        for key in cut_off:
+            entry = tx.inbox.find(key)
+            if entry is not None and entry.state is EntryState.DUE and entry.owner == self.store.instance:
+                self.participant.taken_over(entry)
+                tx.inbox.save(entry)
+        tx.inbox.release()
 
 
 def _size_of(entry: Entry) -> int:

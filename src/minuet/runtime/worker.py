@@ -78,7 +78,7 @@ class Worker:
     async def _sweep(self) -> None:
         await self.place.look_for_instructions()
         await self.place.look_for_views()
-        while not self.place.is_full and await self.place.recover() == TAKE_MAX:
+        while not self.place.is_full and await self.place.recover() >= TAKE_MAX:
             pass
         while True:
             left = await self.place.store.transact(lambda tx: tx.outbox.take(BATCH_MAX))

@@ -562,6 +562,21 @@ class StoreContract:
         assert len(await second.transact(lambda tx: tx.inbox.take(1))) == 1
         assert len(await first.transact(lambda tx: tx.inbox.take(10))) == 1
 
+    async def test_what_was_released_can_be_taken_apart_from_what_the_gone_have_left(
+        self, open_store: OpenStore, start: Start
+    ) -> None:
+        gone, living, successor = open_store(), await start(), await start()
+        await gone.start()
+        await gone.transact(adding("left"))
+        await gone.close()
+        await living.transact(adding("released"))
+        assert not await successor.transact(lambda tx: tx.inbox.take(10, released=True))
+        await living.transact(lambda tx: tx.inbox.release())
+        (released,) = await successor.transact(lambda tx: tx.inbox.take(10, released=True))
+        assert (released.key, released.owner) == ("released", successor.instance)
+        (left,) = await successor.transact(lambda tx: tx.inbox.take(10))
+        assert left.key == "left"
+
     async def test_instances_that_take_at_the_same_time_take_each_entry_once(self, start: Start) -> None:
         first, second = await start(), await start()
         keys = [f"{number:03}" for number in range(60)]

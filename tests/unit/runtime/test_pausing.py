@@ -23,6 +23,7 @@ from minuet.runtime import place as place_module
 from minuet.runtime.worker import Worker
 from tests.failures import shop as failures
 from tests.unit.runtime.shop import SAGA, Boom, Pay, PlaceOrder, Plan, Refund, Reserve, Ship, make_shop, order_saga
+from tests.unit.runtime.test_cancel import Apply, office
 from tests.unit.runtime.virtual_loop import in_virtual_time
 from tests.unit.runtime.world import Process, World
 
@@ -101,6 +102,45 @@ async def test_a_saga_that_is_paused_tells_so_while_others_of_its_type_go_on(how
         plan.for_ever.clear()
         await system.resume("o1", who="ada")
         await goes_on(process)
+
+
+@pytest.mark.parametrize("way", ["choreography", "orchestration"])
+@in_virtual_time
+async def test_what_was_paused_before_it_began_can_still_be_cancelled_after_a_restart(way: str) -> None:
+    """Whoever stops in order has begun nothing of what he gives up."""
+    world, may_end, did = World(), asyncio.Event(), list[str]()
+    may_end.set()
+    app = office(asyncio.Event(), may_end, did)
+    how = {"coordination": {"Application": way}}
+    async with world.running(app, **how) as process:
+        await process.system.pause(all_of="Application", who="ada")
+        await process.send(Apply(name="a"))
+        await asyncio.sleep(A_WHILE_S)
+        assert len(world.entries("office", EntryState.DUE)) == (way == "choreography")
+    async with world.running(app, **how) as process:
+        await asyncio.sleep(A_WHILE_S)
+        await process.system.cancel("a", who="ada")
+        await process.system.resume(all_of="Application", who="ada")
+        async with asyncio.timeout(A_WHILE_S):
+            assert await process.ended("Application", "a") == Status.COMPENSATED
+    assert not did
+
+
+@pytest.mark.parametrize("how", HOW)
+@in_virtual_time
+async def test_what_a_stop_has_cut_off_may_have_been_begun(how: tuple[str, str]) -> None:
+    plan, world = Plan(), World()
+    gate = asyncio.Event()
+    plan.will(Pay, gate)
+    async with world.running(make_shop(plan), **settings(how)) as process:
+        await process.send(PlaceOrder(order_id="o1"))
+        await plan.begun["Pay"].wait()
+    assert [one.attempts for one in world.entries("payment", EntryState.DUE)] == [1]
+    async with world.running(make_shop(plan), **settings(how)) as process:
+        await process.system.cancel("o1", who="ada")
+        await goes_on(process, status=Status.COMPENSATED)
+    assert plan.called(Pay, "o1") == 2, "it is asked again what came of it, for nobody knows"
+    assert plan.called(Refund, "o1") == 1
 
 
 @pytest.mark.parametrize("how", HOW)

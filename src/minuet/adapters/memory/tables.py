@@ -149,8 +149,8 @@ class MemoryInbox:
             self._table[name] = replace(one, key=name)
         return True
 
-    def take(self, limit: int) -> Sequence[Entry]:
-        alive = self._database.openings
+    def take(self, limit: int, *, released: bool = False) -> Sequence[Entry]:
+        alive = {one.owner for one in self._table.values() if one.owner} if released else self._database.openings
         free = [one for one in self._table.values() if one.state is EntryState.DUE and one.owner not in alive]
         return [replace(self._set(one, owner=self._instance)) for one in free[:limit]]
 

@@ -286,8 +286,8 @@ class PostgresInbox(Table):
     def rename(self, entry: Entry, key: str) -> bool:
         return self._write(RENAME, (kept(key), kept(entry.key), self._instance)) == 1
 
-    def take(self, limit: int) -> Sequence[Entry]:
-        rows = self._write_and_read(TAKE, (self._instance, self._gone(OWNERS_GONE), limit))
+    def take(self, limit: int, *, released: bool = False) -> Sequence[Entry]:
+        rows = self._write_and_read(TAKE, (self._instance, [] if released else self._gone(OWNERS_GONE), limit))
         return self._readable(row[1:] for row in sorted(rows, key=lambda row: int(row[0])))
 
     def waiting_for(self, what: str) -> Sequence[Entry]:

@@ -159,8 +159,9 @@ class SqliteInbox(Table):
     def rename(self, entry: Entry, key: str) -> bool:
         return self._execute(RENAME, (key, entry.key, self._instance)).rowcount == 1
 
-    def take(self, limit: int) -> Sequence[Entry]:
-        rows = self._execute(TAKE, (self._instance, self._gone_owners(OWNERS), limit)).fetchall()
+    def take(self, limit: int, *, released: bool = False) -> Sequence[Entry]:
+        gone = "[]" if released else self._gone_owners(OWNERS)
+        rows = self._execute(TAKE, (self._instance, gone, limit)).fetchall()
         return self._readable(row[1:] for row in sorted(rows, key=lambda row: int(row[0])))
 
     def waiting_for(self, what: str) -> Sequence[Entry]:
