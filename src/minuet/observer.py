@@ -255,7 +255,7 @@ class Observer:
             id=saga_id,
             status=NEEDS_OPERATOR if any(one.why.startswith(NEEDS_OPERATOR) for one in waiting) else now.value,
             coordination=ref.coordination.value if ref else "",
-            definition=saga.fingerprint,
+            definition=ref.definition if ref else saga.fingerprint,
             began_at=seen.known[BEGUN].time if BEGUN in seen.known else min(times, default=0.0),
             waiting=waiting,
             paused=(*mine, *(one for one in paused if one.service in waited_for)),

@@ -19,8 +19,8 @@ def check_saga(saga: Saga) -> None:
         DefinitionError: the first thing that is wrong.
     """
     _check_beginning(saga)
-    _check_names(saga)
     _check_waits(saga)
+    _check_names(saga)
     _check_refusals_can_be_undone(saga)
     _check_ends(saga)
     _check_cycle(saga)

@@ -215,6 +215,7 @@ def test_where_a_saga_is() -> None:
             lambda: saga(RESERVE, APPROVAL, wait_for(Approved, name="again")),
             "approval and again both wait for Approved, .* give each an event of its own",
         ),
+        (lambda: saga(RESERVE, wait_for(Approved), wait_for(Approved)), "give each an event of its own"),
         (
             lambda: saga(RESERVE, APPROVAL, wait_for(InventoryPicked, refused_by=Disapproved, name="picked")),
             "approval and picked both wait for Disapproved",
