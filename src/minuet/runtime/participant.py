@@ -6,6 +6,7 @@ what follows is the same for all: see `minuet.runtime.performer`. Everything her
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -17,7 +18,7 @@ from minuet.app import Handler, ReadModel
 from minuet.codec import HOPS_MAX, STRANGER, Codec, digest_of, remember, view_to_bytes
 from minuet.core.compile import BEGUN
 from minuet.core.envelope import Envelope, SagaRef
-from minuet.core.errors import Conflict, MessageError, Rejected
+from minuet.core.errors import Conflict, MessageError, MinuetBug, Rejected
 from minuet.core.messages import (
     Command,
     Event,
@@ -44,6 +45,11 @@ from minuet.runtime.answers import Answers
 from minuet.runtime.operated import Operated
 from minuet.runtime.performer import AWAITS, DEPTH_MAX, REACTION, After, describe
 from minuet.runtime.reactor import Reactor, business_key, step_key
+
+log = logging.getLogger("minuet.participant")
+
+MISTAKES = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError, MinuetBug)
+"""They would be made again, for ever, each time the message comes."""
 
 
 class Participant(Operated):
@@ -101,7 +107,11 @@ class Participant(Operated):
             except MessageError as reason:
                 mine = After()  # what it had begun was undone with it
                 self._park(tx, delivery, str(reason))
-            except Exception as error:  # what a handler raises is caught closer to it: this is the store, or a bug
+            except MISTAKES as error:  # what a handler raises is caught closer to it, so this is minuet's own
+                log.exception("%s: a bug: cannot take in a message on %s; it is parked", self.place, delivery.channel)
+                mine = After()
+                self._park(tx, delivery, f"minuet cannot take it in, which is a bug: {describe(error)}")
+            except Exception as error:  # the store
                 problems.append(error)
                 continue
             problems.append(None)

@@ -13,11 +13,13 @@ from pydantic import create_model
 
 from minuet.app import App, Service, read_model
 from minuet.codec import HOPS_MAX, attributes_of
+from minuet.core.compile import Rule
 from minuet.core.coordinator import Status
-from minuet.core.envelope import Envelope
+from minuet.core.envelope import Envelope, SagaRef
 from minuet.core.messages import Command, Event
 from minuet.core.saga import Saga, step
 from minuet.ports import Delivery, EntryState
+from minuet.runtime.reactor import Reactor
 from tests.unit.runtime.shop import (
     REFUSE,
     SAGA,
@@ -195,6 +197,35 @@ async def test_what_nobody_understands_is_parked_once_and_holds_up_nothing(wrong
         ]
         assert [one.body for one in views] == [content]
     assert plan.called(Reserve) == 4
+
+
+@in_virtual_time
+async def test_a_message_on_which_minuet_itself_fails_is_parked_and_holds_up_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan, world = Plan(), World()
+    envelope_of = Reactor.envelope_of
+
+    def no_such_time(self: Reactor, rule: Rule, ref: SagaRef, *args: Any, **named: Any) -> Envelope:
+        if ref.id == "o1" and rule.id == "pay":
+            raise OverflowError("date value out of range")
+        return envelope_of(self, rule, ref, *args, **named)
+
+    monkeypatch.setattr(Reactor, "envelope_of", no_such_time)
+    async with world.running(make_shop(plan)) as process:
+        for order_id in ("o1", "o2"):
+            await process.send(PlaceOrder(order_id=order_id))
+        assert await process.ended(SAGA, "o2") == Status.COMPLETED
+        await asyncio.sleep(5)
+        assert world.parked("payment") == [
+            "minuet cannot take it in, which is a bug: OverflowError: date value out of range"
+        ]
+        monkeypatch.setattr(Reactor, "envelope_of", envelope_of)
+        ((parked_id, message),) = world.databases["payment"].parked.items()
+        delivery = Delivery(message.channel, message.attributes, message.body, 1, None)
+        await process.within(process.system.places["payment"].hear_again(parked_id, delivery, None))
+        assert await process.ended(SAGA, "o1") == Status.COMPLETED
+    assert not world.left_over()
 
 
 @in_virtual_time
