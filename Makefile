@@ -36,7 +36,7 @@ services: $(READY) ## Start real brokers and databases, print their URLs; they r
 
 test-services: $(READY) ## Install and start real brokers and databases, run the tests that need one, stop them
 	dev/services install
-	dev/services run -- $(BIN)/python -m pytest -m server -n 3 --dist loadscope --no-loadscope-reorder --ignore=tests/failures $(ARGS)
+	dev/services run -- $(BIN)/python -m pytest -m server -n 4 --dist loadscope --no-loadscope-reorder --ignore=tests/failures $(ARGS)
 
 simulate: $(READY) ## Simulate 100,000 orders with all faults, about 20 minutes
 	$(BIN)/minuet simulate tests.simulation.many_orders:simulation --seeds 2000 $(ARGS)
