@@ -40,7 +40,7 @@ async def test_it_is_killed_and_started_again(
             await nothing_lost_nothing_twice(made)
 
 
-@pytest.mark.parametrize("coordination", COORDINATIONS)
+@pytest.mark.parametrize("coordination", COORDINATIONS if is_everything() else COORDINATIONS[:1])
 async def test_sns_and_sqs_cannot_be_reached_for_a_while(tmp_path: Path, servers_path: Path, coordination: str) -> None:
     """The emulator has everything in memory and would lose it, as AWS does not; so what dies is the way there. Requests
     that it has carried out, but whose answers are lost, are among those that are cut off."""

@@ -7,10 +7,10 @@ import aiohttp
 import pytest
 
 from minuet_shop.contracts import OrderCreated
-from tests.acceptance.grounds import EVERY
+from tests.acceptance.grounds import BY_TURNS
 from tests.acceptance.processes import SEED_ITEMS, Answer, Shop, until
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.grounds(*EVERY), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.acceptance, pytest.mark.grounds(*BY_TURNS), pytest.mark.asyncio(loop_scope="module")]
 
 PROBLEM = "application/problem+json"
 

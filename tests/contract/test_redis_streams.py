@@ -476,7 +476,9 @@ async def test_tls_with_certificates_at_both_ends(servers_path: Path, certificat
 
 class Cluster(Redis):
     def launch(self) -> None:
-        self.spawn([PROGRAM, "--bind", HOST, "--port", str(self.port), "--cluster-enabled", "yes"])
+        # Else it takes its own port plus 10,000, where somebody may be listening.
+        cluster = ["--cluster-enabled", "yes", "--cluster-port", str(free_port())]
+        self.spawn([PROGRAM, "--bind", HOST, "--port", str(self.port), *cluster])
 
 
 async def test_a_cluster_is_refused(servers_path: Path) -> None:

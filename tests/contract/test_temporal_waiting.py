@@ -71,7 +71,7 @@ async def test_each_end_is_the_same_as_without_temporal(site: Site) -> None:
             elif name == refused:
                 office = system.places["office"].participant
                 await system.places["office"]._handed_in(
-                    lambda tx, after: office._announce(tx, f"no/{name}", Disapproved(order_id=name), name) and None
+                    lambda tx, after: office.announce(tx, f"no/{name}", Disapproved(order_id=name), name) and None
                 )
             elif name == cancelled:
                 await system.cancel(name, who="ada")
