@@ -25,6 +25,7 @@ from minuet.core.saga import COMPENSATED, COMPLETED, Saga, Wait
 from minuet.ports import Act, Entry, EntryState, Instruction, LooksAt, ParkedMessage, ReadAhead, Store, Tx
 
 NEEDS_OPERATOR = "needs operator"
+FINAL = tuple(one.value for one in Status if one.is_final)
 STATUSES = (*(one.value for one in Status), NEEDS_OPERATOR)
 YEAR_9999 = 253_370_764_800.0
 """What is due later than this is due when somebody says something."""

@@ -135,7 +135,7 @@ class Limit(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     in_flight: int | None = Field(None, ge=1)
-    rate_per_s: float | None = Field(None, gt=0)
+    rate_per_s: float | None = Field(None, gt=0, allow_inf_nan=False)
 
 
 class Settings(BaseSettings):

@@ -18,15 +18,13 @@ from minuet.app import App, Handler, read_model_key
 from minuet.bootstrap.extras import extra
 from minuet.codec import attributes_to_text, envelope_from_text
 from minuet.core.compile import BEGUN, Rule
-from minuet.core.coordinator import literal_of
+from minuet.core.coordinator import decision_of, literal_of
 from minuet.core.envelope import Envelope, SagaRef
 from minuet.core.errors import MessageError, NotYet
 from minuet.core.formula import Literal, Outcome
 from minuet.core.messages import (
     Event,
     Query,
-    StepAbandoned,
-    StepAccepted,
     StepRefused,
     View,
     channel_of,
@@ -185,13 +183,7 @@ class Asked:
 
     async def decide(self, deciding: Deciding) -> Told:
         entry, rule = await self._entry(deciding.due), self._rule(deciding.due)
-        assert rule.watch is not None
-        step = rule.watch.of.name
-        event = (
-            StepAbandoned(service=rule.service, step=step, reason=deciding.reason)
-            if deciding.reason
-            else StepAccepted(service=rule.service, step=step)
-        )
+        event = decision_of(rule, deciding.reason)
         envelope = self._place.participant.envelope_for(event, entry, 0)
         await self._store.transact(lambda tx: tx.outbox.add(channel_of(event), envelope))
         told = self._told(entry, envelope)

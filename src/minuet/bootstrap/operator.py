@@ -8,19 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import from_json
 
-from minuet.core.coordinator import Status
 from minuet.core.errors import ConfigurationError, MessageError, MinuetError, NotFound, Rejected
 from minuet.core.messages import Event
 from minuet.core.operating import Filter
-from minuet.observer import STATUSES, ParkedView, SagaView
+from minuet.observer import FINAL, STATUSES, ParkedView, SagaView
 from minuet.ports import Act, Delivery
 
 if TYPE_CHECKING:
     from minuet.bootstrap.system import System
 
-FINAL = tuple(one.value for one in Status if one.is_final)
-SAGA_VERBS = ("cancel", "pause", "resume", "retry")
-PARKED_VERBS = ("retry", "discard", "answer")
 LOOKED_THROUGH = 10_000
 """Of what is parked at one service, the oldest."""
 
@@ -103,8 +99,8 @@ class Operator:
     # -- many ----------------------------------------------------------------------------------------------------------
 
     async def to_sagas(self, verb: str, views: Iterable[SagaView], *, who: str, why: str) -> AsyncIterator[Outcome]:
-        """Cancel, pause, resume or retry each of them; what cannot be done is told, and the others go on."""
-        act: Callable[..., Awaitable[Any]] = getattr(self.system, checked(verb, SAGA_VERBS))
+        """Do one of `SAGA_VERBS` to each of them; what cannot be done is told, and the others go on."""
+        act: Callable[..., Awaitable[Any]] = getattr(self.system, verb)
         for view in views:
             yield await _outcome(f"{view.saga}/{view.id}", act(view.id, saga=view.saga, who=who, why=why))
 
@@ -118,12 +114,11 @@ class Operator:
         event: str | None = None,
         content: Mapping[str, Any] | None = None,
     ) -> AsyncIterator[Outcome]:
-        """Retry, discard or answer each of them; as `to_sagas`.
+        """Do one of `PARKED_VERBS` to each of them; as `to_sagas`.
 
         Args:
             event, content: of the answer. What the content leaves out is taken from the command, by the same name.
         """
-        checked(verb, PARKED_VERBS)
         for view in views:
             if verb == "retry":
                 doing: Awaitable[Any] = self._retry_one(view, None, who=who, why=why)
@@ -205,12 +200,6 @@ class Operator:
         if place is None:
             raise ConfigurationError(f"service {view.service} does not run in this process")
         return place
-
-
-def checked(verb: str, known: tuple[str, ...]) -> str:
-    if verb not in known:
-        raise Rejected(f"there is no verb {verb!r}; there is {', '.join(known)}")
-    return verb
 
 
 async def _outcome(name: str, doing: Awaitable[Any]) -> Outcome:

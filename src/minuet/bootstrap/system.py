@@ -17,7 +17,7 @@ from minuet.core.errors import ConfigurationError, Conflict, NotFound, Rejected
 from minuet.core.messages import Command, Event, Query, SagaCancelled, View, name_of
 from minuet.core.operating import Scope, Verb
 from minuet.core.saga import COMPENSATED, COMPLETED
-from minuet.observer import Observer
+from minuet.observer import FINAL, Observer
 from minuet.ports import Act, Clock, Entry, Ids, Store, Transport
 from minuet.runtime.place import Place
 from minuet.runtime.reactor import ORCHESTRATOR
@@ -111,7 +111,7 @@ class System:
         """
         place = self._place(ORCHESTRATOR)
         view = await self.observer.saga(saga_id, saga)
-        if view.status in tuple(one.value for one in Status if one.is_final):
+        if view.status in FINAL:
             raise Conflict(f"{view.saga} {saga_id} is {view.status}; there is nothing to cancel")
         what = f"{view.saga}/{saga_id}"
         act = Act(at=self.clock.now(), who=who, verb="cancel", what=what, why=why)

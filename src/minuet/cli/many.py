@@ -48,8 +48,20 @@ def one_of(**given: object) -> None:
         raise typer.BadParameter(f"say one of these: {names}")
 
 
-def ask_first(what: str, names: Sequence[str], *, dry_run: bool, yes: bool, as_json: bool) -> bool:
-    """Tell which are meant, and ask unless told not to. False: nothing is to be done."""
+async def do_to_many(
+    what: str, names: Sequence[str], acting: AsyncIterator[Outcome], *, dry_run: bool, yes: bool, as_json: bool
+) -> None:
+    """Tell which are meant, ask, do it and tell what came of each. Ends with 1 if something could not be done.
+
+    Args:
+        acting: does it to one after the other, as far as it is gone through.
+    """
+    if _is_wanted(what, names, dry_run=dry_run, yes=yes, as_json=as_json):
+        await _do_to_all(what, names, acting, as_json=as_json)
+
+
+def _is_wanted(what: str, names: Sequence[str], *, dry_run: bool, yes: bool, as_json: bool) -> bool:
+    """Tell which are meant, and ask unless told not to."""
     if dry_run and as_json:
         print_json({"count": len(names), "dry_run": True, "ids": list(names)})
         return False
@@ -69,8 +81,7 @@ def ask_first(what: str, names: Sequence[str], *, dry_run: bool, yes: bool, as_j
     return True
 
 
-async def do_to_all(what: str, names: Sequence[str], acting: AsyncIterator[Outcome], *, as_json: bool) -> None:
-    """Do it, tell how it goes on, and what came of it. Ends with 1 if something could not be done."""
+async def _do_to_all(what: str, names: Sequence[str], acting: AsyncIterator[Outcome], *, as_json: bool) -> None:
     outcomes: list[Any] = []
     shows = sys.stderr.isatty() and not as_json
     async for one in acting:

@@ -9,7 +9,7 @@ import typer
 
 from minuet.cli.audit import WhoOption, WhyOption, operator
 from minuet.cli.loading import AppOption, ConfigOption, DataOption, JsonOption, observing, outside_of, run_async
-from minuet.cli.many import DryRunOption, MostOption, WhereOption, YesOption, ask_first, do_to_all, filter_of, one_of
+from minuet.cli.many import DryRunOption, MostOption, WhereOption, YesOption, do_to_many, filter_of, one_of
 from minuet.cli.tables import console, in_one_line, listed, moment, print_json, readable, table
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Messages and commands that need an operator.", no_args_is_help=True)
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="As `minuet parked list` names it.")]
-OneArgument = Annotated[str | None, typer.Argument(metavar="[ID]", help="As `minuet parked list` names it.")]
+OneArgument = Annotated[str | None, typer.Argument(metavar="ID", help="As `minuet parked list` names it.")]
 
 
 @app.command("list")
@@ -141,7 +141,17 @@ def retry(
     async def mend() -> None:
         async with outside_of(app, data, config) as system:
             if where:
-                await _to_many(system, "retry", where, limit, dry_run, yes, who, why, as_json)
+                await _to_many(
+                    system,
+                    "retry",
+                    where,
+                    limit,
+                    dry_run=dry_run,
+                    yes=yes,
+                    who=who,
+                    why=why,
+                    as_json=as_json,
+                )
                 return
             assert parked_id is not None
             sent = body.read_bytes() if body else None
@@ -186,7 +196,17 @@ def discard(
     async def forget() -> None:
         async with outside_of(app, data, config) as system:
             if where:
-                await _to_many(system, "discard", where, limit, dry_run, yes, who, why, as_json)
+                await _to_many(
+                    system,
+                    "discard",
+                    where,
+                    limit,
+                    dry_run=dry_run,
+                    yes=yes,
+                    who=who,
+                    why=why,
+                    as_json=as_json,
+                )
                 return
             assert parked_id is not None
             view = await system.observer.parked_one(parked_id)
@@ -245,7 +265,19 @@ def answer(
     async def settle() -> None:
         async with outside_of(app, data, config) as system:
             if where:
-                await _to_many(system, "answer", where, limit, dry_run, yes, who, why, as_json, event, said)
+                await _to_many(
+                    system,
+                    "answer",
+                    where,
+                    limit,
+                    dry_run=dry_run,
+                    yes=yes,
+                    who=who,
+                    why=why,
+                    as_json=as_json,
+                    event=event,
+                    content=said,
+                )
                 return
             assert parked_id is not None
             view = await system.observer.parked_one(parked_id)
@@ -271,6 +303,7 @@ async def _to_many(
     verb: str,
     where: list[str],
     limit: int,
+    *,
     dry_run: bool,
     yes: bool,
     who: str | None,
@@ -281,6 +314,5 @@ async def _to_many(
 ) -> None:
     views = await system.operator.parked(filter_of(where), limit=limit)
     names = [view.id for view in views]
-    if ask_first(verb, names, dry_run=dry_run, yes=yes, as_json=as_json):
-        acting = system.operator.to_parked(verb, views, who=operator(who), why=why, event=event, content=content)
-        await do_to_all(verb, names, acting, as_json=as_json)
+    acting = system.operator.to_parked(verb, views, who=operator(who), why=why, event=event, content=content)
+    await do_to_many(verb, names, acting, dry_run=dry_run, yes=yes, as_json=as_json)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,14 +19,14 @@ from minuet.cli.loading import (
     outside_of,
     run_async,
 )
-from minuet.cli.many import DryRunOption, MostOption, WhereOption, YesOption, ask_first, do_to_all, filter_of, one_of
+from minuet.cli.many import DryRunOption, MostOption, WhereOption, YesOption, do_to_many, filter_of, one_of
 from minuet.cli.tables import console, in_one_line, moment, print_json, table
 
 if TYPE_CHECKING:
     from minuet.bootstrap import System
     from minuet.observer import PausedView
 
-IdArgument = Annotated[str | None, typer.Argument(metavar="[ID]", help="Of the saga.")]
+IdArgument = Annotated[str | None, typer.Argument(metavar="ID", help="Of the saga.")]
 SagaOption = Annotated[
     str | None, typer.Option("--saga", help="With ID: the saga's name, where several sagas use one id.")
 ]
@@ -70,159 +71,116 @@ def cancel_saga(
     Example: minuet sagas cancel ORD12345 --why "the customer changed her mind"
     """
     one_of(ID=saga_id, where=where)
-    deployment = (app, data, config)
-    if where:
-        _to_many("cancel", where, limit, dry_run, yes, who, why, as_json, deployment)
-    else:
-        _to_one("cancel", saga_id, saga, None, None, who, why, as_json, deployment)
+
+    async def work() -> None:
+        async with outside_of(app, data, config) as system:
+            said = Said(system, "cancel", operator(who), why, as_json)
+            if where:
+                await said.to_many(where, limit, dry_run=dry_run, yes=yes)
+            else:
+                await said.to_one({"id": saga_id}, str(saga_id), saga_id, saga=_known(system, saga))
+
+    run_async(work)
 
 
-def pause(
-    saga_id: IdArgument = None,
-    saga: SagaOption = None,
-    all_of: AllOfOption = None,
-    service: ServiceOption = None,
-    where: WhereOption = None,
-    limit: MostOption = 1000,
-    dry_run: DryRunOption = False,
-    yes: YesOption = False,
-    who: WhoOption = None,
-    why: WhyOption = "",
-    app: AppOption = None,
-    data: DataOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-) -> None:
+def _instructing(verb: str, what: str) -> Callable[..., None]:
+    """A command that says this of one saga, all of a type, what a service does, or of many; ``what`` is its help."""
+
+    def instruct(
+        saga_id: IdArgument = None,
+        saga: SagaOption = None,
+        all_of: AllOfOption = None,
+        service: ServiceOption = None,
+        where: WhereOption = None,
+        limit: MostOption = 1000,
+        dry_run: DryRunOption = False,
+        yes: YesOption = False,
+        who: WhoOption = None,
+        why: WhyOption = "",
+        app: AppOption = None,
+        data: DataOption = None,
+        config: ConfigOption = None,
+        as_json: JsonOption = False,
+    ) -> None:
+        one_of(ID=saga_id, all_of=all_of, service=service, where=where)
+        told = {"id": saga_id} if saga_id else {"all_of": all_of} if all_of else {"service": service}
+        name = saga_id or (f"every {all_of}" if all_of else str(service))
+
+        async def work() -> None:
+            async with outside_of(app, data, config) as system:
+                said = Said(system, verb, operator(who), why, as_json)
+                if where:
+                    await said.to_many(where, limit, dry_run=dry_run, yes=yes)
+                else:
+                    scope = {"saga": _known(system, saga), "all_of": _known(system, all_of), "service": service}
+                    await said.to_one(told, name, saga_id, **scope)
+
+        run_async(work)
+
+    instruct.__doc__ = what
+    return instruct
+
+
+pause = _instructing(
+    "pause",
     """Begin nothing more of a saga, of all sagas of a type, or of what a service does, until it is resumed.
 
     What is under way ends, and messages are kept. Deadlines go on counting.
 
     Example: minuet sagas pause --service payment --why "the bank is being moved"
-    """
-    one_of(ID=saga_id, all_of=all_of, service=service, where=where)
-    deployment = (app, data, config)
-    if where:
-        _to_many("pause", where, limit, dry_run, yes, who, why, as_json, deployment)
-    else:
-        _to_one("pause", saga_id, saga, all_of, service, who, why, as_json, deployment)
-
-
-def resume(
-    saga_id: IdArgument = None,
-    saga: SagaOption = None,
-    all_of: AllOfOption = None,
-    service: ServiceOption = None,
-    where: WhereOption = None,
-    limit: MostOption = 1000,
-    dry_run: DryRunOption = False,
-    yes: YesOption = False,
-    who: WhoOption = None,
-    why: WhyOption = "",
-    app: AppOption = None,
-    data: DataOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-) -> None:
+    """,
+)
+resume = _instructing(
+    "resume",
     """Let go on what was paused. What is paused in several ways goes on when the last of them is taken back.
 
     Example: minuet sagas resume --service payment
-    """
-    one_of(ID=saga_id, all_of=all_of, service=service, where=where)
-    deployment = (app, data, config)
-    if where:
-        _to_many("resume", where, limit, dry_run, yes, who, why, as_json, deployment)
-    else:
-        _to_one("resume", saga_id, saga, all_of, service, who, why, as_json, deployment)
-
-
-def retry(
-    saga_id: IdArgument = None,
-    saga: SagaOption = None,
-    all_of: AllOfOption = None,
-    service: ServiceOption = None,
-    where: WhereOption = None,
-    limit: MostOption = 1000,
-    dry_run: DryRunOption = False,
-    yes: YesOption = False,
-    who: WhoOption = None,
-    why: WhyOption = "",
-    app: AppOption = None,
-    data: DataOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-) -> None:
+    """,
+)
+retry = _instructing(
+    "retry",
     """Try at once what has failed and waits for its next attempt. What needs an operator: see `minuet parked retry`.
 
     Example: minuet sagas retry --service payment --why "the bank is back"
-    """
-    one_of(ID=saga_id, all_of=all_of, service=service, where=where)
-    deployment = (app, data, config)
-    if where:
-        _to_many("retry", where, limit, dry_run, yes, who, why, as_json, deployment)
-    else:
-        _to_one("retry", saga_id, saga, all_of, service, who, why, as_json, deployment)
+    """,
+)
 
 
-Deployment = tuple[str | None, Path | None, Path | None]
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What an operator says on the command line: of one thing, or of many sagas."""
 
+    system: System
+    verb: str
+    who: str
+    why: str
+    as_json: bool
 
-def _to_one(
-    verb: str,
-    saga_id: str | None,
-    saga: str | None,
-    all_of: str | None,
-    service: str | None,
-    who: str | None,
-    why: str,
-    as_json: bool,
-    deployment: Deployment,
-) -> None:
-    async def work() -> bool:
-        async with outside_of(*deployment) as system:
-            for name in (saga, all_of):
-                if name:
-                    find_saga(system.app, name)
-            what: dict[str, Any] = {"saga": saga}
-            if verb != "cancel":
-                what |= {"all_of": all_of, "service": service}
-            is_new = await getattr(system, verb)(saga_id, **what, who=operator(who), why=why)
-            return is_new is not False
+    async def to_one(self, told: dict[str, Any], name: str, saga_id: str | None, **scope: str | None) -> None:
+        """Say it, and tell that.
 
-    is_new = run_async(work)
-    what = {"id": saga_id} if saga_id else {"all_of": all_of} if all_of else {"service": service}
-    if as_json:
-        told = {"cancel": {"cancelled": True}, "pause": {"paused": True}, "resume": {"paused": False}}.get(verb, {})
-        print_json({**what, **told, "before": not is_new})
-    else:
-        name = saga_id or (f"every {all_of}" if all_of else str(service))
-        typer.echo(in_one_line(TOLD[verb][not is_new].format(name)))
+        Args:
+            told: what it was said of, for programs. name: the same, for people.
+        """
+        say = getattr(self.system, self.verb)
+        is_old = await say(saga_id, **scope, who=self.who, why=self.why) is False
+        if self.as_json:
+            is_now = {"cancel": {"cancelled": True}, "pause": {"paused": True}, "resume": {"paused": False}}
+            print_json({**told, **is_now.get(self.verb, {}), "before": is_old})
+        else:
+            typer.echo(in_one_line(TOLD[self.verb][is_old].format(name)))
 
-
-def _to_many(
-    verb: str,
-    where: list[str],
-    limit: int,
-    dry_run: bool,
-    yes: bool,
-    who: str | None,
-    why: str,
-    as_json: bool,
-    deployment: Deployment,
-) -> None:
-    which = filter_of(where)
-
-    async def work(system: System) -> None:
-        views = await system.operator.sagas(which, limit=limit)
+    async def to_many(self, where: list[str], limit: int, *, dry_run: bool, yes: bool) -> None:
+        """Ask, say it of each, and tell what came of it."""
+        views = await self.system.operator.sagas(filter_of(where), limit=limit)
         names = [f"{view.saga}/{view.id}" for view in views]
-        if ask_first(verb, names, dry_run=dry_run, yes=yes, as_json=as_json):
-            acting = system.operator.to_sagas(verb, views, who=operator(who), why=why)
-            await do_to_all(verb, names, acting, as_json=as_json)
+        acting = self.system.operator.to_sagas(self.verb, views, who=self.who, why=self.why)
+        await do_to_many(self.verb, names, acting, dry_run=dry_run, yes=yes, as_json=self.as_json)
 
-    async def run() -> None:
-        async with outside_of(*deployment) as system:
-            await work(system)
 
-    run_async(run)
+def _known(system: System, saga: str | None) -> str | None:
+    """The same, if the app has such a saga; else it says which it has."""
+    return None if saga is None else find_saga(system.app, saga).name
 
 
 def paused(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def reconcile(
-    saga_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Only this saga, over or not.")] = None,
+    saga_id: Annotated[str | None, typer.Argument(metavar="ID", help="Only this saga, over or not.")] = None,
     saga: Annotated[str | None, typer.Option("--saga", help="The saga's name, where several sagas use one id.")] = None,
     after: Annotated[
         float | None, typer.Option("--after", min=0, help="What was told less than so many seconds ago is on its way.")

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from enum import StrEnum
+from typing import Final
 
 from minuet.core.compile import UNDO_SUFFIX, WITHIN_SUFFIX, Kind, Rule, Rules, refused, succeeded, success_of
 from minuet.core.errors import MessageError
 from minuet.core.formula import Literal, Outcome, holds
-from minuet.core.messages import Event, Refusal, StepAbandoned, StepAccepted
-from minuet.core.saga import COMPENSATED, COMPLETED, Saga
+from minuet.core.messages import Event, Refusal, StepAbandoned, StepAccepted, name_of
+from minuet.core.saga import COMPENSATED, COMPLETED, Saga, Wait
 
 
 class Status(StrEnum):
@@ -45,6 +46,10 @@ def newly_due(rules: Iterable[Rule], known: Collection[Literal], learnt: Literal
     ]
 
 
+SAGA_DEADLINE_PASSED: Final = "the saga's deadline passed"
+TIME_IS_UP: Final = "time is up"
+
+
 class Ends(StrEnum):
     """Why a watch stops, in the words of `StepAbandoned`; or that it was worth waiting."""
 
@@ -64,6 +69,31 @@ def ends(rule: Rule, known: Collection[Literal]) -> Ends | None:
     if refused(watch.of) in known:
         return Ends.REFUSED if watch.is_wait else Ends.ANSWERED
     return Ends.HOPELESS if holds(watch.hopeless, known) else None
+
+
+def why_abandoned(rule: Rule, end: Ends | None, *, is_cancelled: bool, over: str) -> str:
+    """Why a watch stops waiting, in the words of `StepAbandoned`; empty as long as it goes on.
+
+    Args:
+        end: as `ends` says. over: `TIME_IS_UP` or `SAGA_DEADLINE_PASSED`; empty if it has time.
+    """
+    assert rule.watch is not None
+    if end is Ends.REFUSED:
+        assert isinstance(rule.watch.of, Wait)
+        assert rule.watch.of.refused_by is not None
+        return f"refused by {name_of(rule.watch.of.refused_by)}"
+    if is_cancelled:
+        return "cancelled"
+    return end.value if end is Ends.HOPELESS else over
+
+
+def decision_of(rule: Rule, reason: str) -> StepAccepted | StepAbandoned:
+    """What a watch tells everybody: accepted, or abandoned for a reason."""
+    assert rule.watch is not None
+    service, step = rule.service, rule.watch.of.name
+    if reason:
+        return StepAbandoned(service=service, step=step, reason=reason)
+    return StepAccepted(service=service, step=step)
 
 
 def literal_of(rule_id: str, event: type[Event]) -> Literal:

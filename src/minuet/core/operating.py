@@ -10,6 +10,9 @@ from typing import Final, Self
 
 from minuet.core.errors import Rejected
 
+SAGA_VERBS: Final = ("cancel", "pause", "resume", "retry")
+PARKED_VERBS: Final = ("retry", "discard", "answer")
+"""What can be done to many sagas, or parked things, as well as to one."""
 UNITS_S: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 

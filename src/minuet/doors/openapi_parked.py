@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from minuet.codec_http import JSON
+from minuet.core.operating import PARKED_VERBS
 from minuet.doors.openapi_operating import (
     LIMIT_PARAMETER,
     MANY_RESPONSES,
@@ -20,7 +21,7 @@ from minuet.doors.openapi_operating import (
     texts,
     where,
 )
-from minuet.doors.parked import CHOSEN_BY, VERBS
+from minuet.doors.parked import CHOSEN_BY
 
 _SUMMARY: Json = object_of(
     **texts("id", "service", "type", "reason", "channel"),
@@ -100,7 +101,7 @@ def paths() -> dict[str, Json]:
             }
         },
     }
-    for verb in VERBS:
+    for verb in PARKED_VERBS:
         operation = {"tags": ["minuet"], "summary": _SUMMARIES[verb]}
         table[f"/parked/{{id}}/{verb}"] = {
             "post": {

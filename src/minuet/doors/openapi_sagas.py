@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from minuet.codec_http import JSON, aliases_of
 from minuet.core.messages import Event
+from minuet.core.operating import SAGA_VERBS
 from minuet.core.saga import Saga
 from minuet.doors.openapi_operating import (
     LIMIT_PARAMETER,
@@ -23,7 +24,8 @@ from minuet.doors.openapi_operating import (
     texts,
     where,
 )
-from minuet.doors.sagas import CHOSEN_BY, STATUSES, VERBS
+from minuet.doors.sagas import CHOSEN_BY
+from minuet.observer import STATUSES
 
 _STATUS: Json = {"type": "string", "enum": list(STATUSES)}
 _WAITING = object_of(**texts("step", "service", "command", "why"))
@@ -108,7 +110,7 @@ def paths_of(sagas: Iterable[Saga]) -> dict[str, Json]:
             }
         },
     }
-    for verb in VERBS:
+    for verb in SAGA_VERBS:
         paths[f"/sagas/{{id}}/{verb}"] = {"post": _to_one(verb)}
         paths[f"/sagas/{verb}"] = {"post": _to_many(verb)}
     for saga in sagas:

@@ -17,13 +17,12 @@ from typing import Any
 from pydantic import Field
 from pydantic_core import to_json
 
-from minuet.core.operating import NAMES, Filter
+from minuet.core.operating import NAMES, PARKED_VERBS, Filter
 from minuet.doors.endpoints import parameters_in
 from minuet.doors.operating import Operator, Said, SaidOfMany, limit_in, plain, reply, said_in, told_of_many
 from minuet.doors.routing import Asked, Endpoint, PathRoute, Reply
 from minuet.observer import Observer
 
-VERBS = ("retry", "discard", "answer")
 CHOSEN_BY = tuple(name for name in NAMES if name != "status")
 """What a parked thing can be chosen by."""
 
@@ -60,7 +59,7 @@ class ParkedDoor:
         """In the order in which they are to be tried."""
         return [
             PathRoute("/parked", {"GET": self.list}),
-            *(PathRoute(f"/parked/{verb}", {"POST": self._to_many(verb)}) for verb in VERBS),
+            *(PathRoute(f"/parked/{verb}", {"POST": self._to_many(verb)}) for verb in PARKED_VERBS),
             PathRoute("/parked/{id}", {"GET": self.show}),
             PathRoute("/parked/{id}/retry", {"POST": self.retry}),
             PathRoute("/parked/{id}/discard", {"POST": self.discard}),

@@ -22,13 +22,11 @@ from pydantic_core import to_json
 
 from minuet.core.errors import NotFound, Rejected
 from minuet.core.messages import Event
-from minuet.core.operating import NAMES, Filter
+from minuet.core.operating import NAMES, SAGA_VERBS, Filter
 from minuet.core.saga import Saga
 from minuet.doors.endpoints import body_of, check_content_type, headers_in, parameters_in
 from minuet.doors.operating import (
     FRESH,
-    LIMIT,
-    LIMIT_MAX,
     Operator,
     Said,
     SaidOfMany,
@@ -41,11 +39,23 @@ from minuet.doors.operating import (
 from minuet.doors.routing import Asked, Endpoint, PathRoute, Reply, invalid, invalid_by
 from minuet.observer import STATUSES, Observer
 
-__all__ = ["CHOSEN_BY", "LIMIT", "LIMIT_MAX", "STATUSES", "VERBS", "SagasDoor"]
-
-VERBS = ("cancel", "pause", "resume", "retry")
 CHOSEN_BY = tuple(name for name in NAMES if name != "type")
 """What a saga can be chosen by."""
+
+
+class Instructs(Protocol):
+    """Says something of one saga, of all of a type, or of what a service does. False: that was said before."""
+
+    async def __call__(
+        self,
+        saga_id: str | None = None,
+        *,
+        saga: str | None = None,
+        all_of: str | None = None,
+        service: str | None = None,
+        who: str,
+        why: str = "",
+    ) -> bool | None: ...
 
 
 class Beginner(Protocol):
@@ -54,37 +64,13 @@ class Beginner(Protocol):
     async def begin(self, event: Event) -> bool:
         """Begin the sagas that the event begins. False: it has begun them before. Raises Conflict: another one has."""
 
-    async def cancel(self, saga_id: str, *, who: str, why: str, saga: str | None) -> bool: ...
-    async def pause(
-        self,
-        saga_id: str | None = None,
-        *,
-        saga: str | None = None,
-        all_of: str | None = None,
-        service: str | None = None,
-        who: str,
-        why: str = "",
-    ) -> bool: ...
-    async def resume(
-        self,
-        saga_id: str | None = None,
-        *,
-        saga: str | None = None,
-        all_of: str | None = None,
-        service: str | None = None,
-        who: str,
-        why: str = "",
-    ) -> bool: ...
-    async def retry(
-        self,
-        saga_id: str | None = None,
-        *,
-        saga: str | None = None,
-        all_of: str | None = None,
-        service: str | None = None,
-        who: str,
-        why: str = "",
-    ) -> None: ...
+    async def cancel(self, saga_id: str, *, who: str, why: str = "", saga: str | None = None) -> bool: ...
+    @property
+    def pause(self) -> Instructs: ...
+    @property
+    def resume(self) -> Instructs: ...
+    @property
+    def retry(self) -> Instructs: ...
 
 
 class SaidOfSagas(SaidOfMany):
@@ -107,7 +93,7 @@ class SagasDoor:
         """In the order in which they are to be tried."""
         # A saga whose id is one of these names is one all the same.
         begin = {name: self._begin_of(saga) for name, saga in self.sagas.items()}
-        many = {verb: self._to_many(verb) for verb in VERBS if verb not in begin}
+        many = {verb: self._to_many(verb) for verb in SAGA_VERBS if verb not in begin}
         return [
             *(
                 PathRoute(f"/sagas/{name}", {"POST": endpoint, "GET": self._show_named(name)})
@@ -115,7 +101,7 @@ class SagasDoor:
             ),
             PathRoute("/sagas", {"GET": self.list}),
             PathRoute("/sagas/{id}", {"GET": self.show}),
-            *(PathRoute(f"/sagas/{{id}}/{verb}", {"POST": self._to_one(verb)}) for verb in VERBS),
+            *(PathRoute(f"/sagas/{{id}}/{verb}", {"POST": self._to_one(verb)}) for verb in SAGA_VERBS),
             PathRoute("/paused", {"GET": self.paused}),
         ]
 

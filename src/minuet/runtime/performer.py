@@ -19,18 +19,14 @@ from typing import Any
 
 from minuet.app import Handler, IdempotencyKey, NewId, Now
 from minuet.codec import Codec, explain, remember
-from minuet.core.compile import Rule
-from minuet.core.coordinator import Ends, ends
+from minuet.core.coordinator import SAGA_DEADLINE_PASSED, TIME_IS_UP, Ends, decision_of, ends, why_abandoned
 from minuet.core.envelope import Envelope
 from minuet.core.errors import Conflict, DefinitionError, MessageError, NotYet, Rejected
-from minuet.core.formula import Literal
 from minuet.core.messages import (
     AwaitOutcome,
     Command,
     Event,
     Refusal,
-    StepAbandoned,
-    StepAccepted,
     StepRefused,
     channel_of,
     name_of,
@@ -38,7 +34,7 @@ from minuet.core.messages import (
 )
 from minuet.core.operating import Scope
 from minuet.core.retry import RetryPolicy
-from minuet.core.saga import COMPENSATED, COMPLETED, Wait
+from minuet.core.saga import COMPENSATED, COMPLETED
 from minuet.ports import Clock, Entry, EntryState, Ids, Instruction, Tx
 from minuet.runtime.instructions import InForce
 from minuet.runtime.reactor import IS_CANCELLED, NEVER, Reactor, business_key, step_key
@@ -46,7 +42,6 @@ from minuet.runtime.reactor import IS_CANCELLED, NEVER, Reactor, business_key, s
 REACTION = "on/"
 AWAITS = name_of(AwaitOutcome)
 """The handler of every entry in which nothing is done but waited. It is a service's, or the orchestrator's."""
-SAGA_DEADLINE_PASSED = "the saga's deadline passed"
 # So many steps of one service may follow each other in one transaction; more would be a deep recursion.
 DEPTH_MAX = 16
 
@@ -468,14 +463,13 @@ class Performer:
         assert rule.watch is not None
         known = tx.known.of(saga.name, saga.id)
         end = ends(rule, known)
-        event: Event | None = None
-        if end is Ends.ACCEPTED:
-            event = StepAccepted(service=rule.service, step=rule.watch.of.name)
-        elif end is not Ends.ANSWERED:
-            why = self._why_abandoned(rule, entry, known, end, is_over=is_over)
-            if why is None:
+        reason = ""
+        if end not in (Ends.ACCEPTED, Ends.ANSWERED):
+            over = self._over(entry, is_over=is_over)
+            reason = why_abandoned(rule, end, is_cancelled=IS_CANCELLED in known, over=over)
+            if not reason:
                 return False
-            event = StepAbandoned(service=rule.service, step=rule.watch.of.name, reason=why)
+        event = None if end is Ends.ANSWERED else decision_of(rule, reason)
         outcome = () if event is None else (event,)
         answers = self.envelopes_for(outcome, entry)
         done = entry.copy()
@@ -487,23 +481,12 @@ class Performer:
         self._tell(tx, outcome, answers, after, publishes=True)
         return True
 
-    def _why_abandoned(
-        self, rule: Rule, entry: Entry, known: Mapping[Literal, Envelope], end: Ends | None, *, is_over: bool
-    ) -> str | None:
-        """The reason; None as long as there is none."""
-        assert rule.watch is not None
-        if end is Ends.REFUSED:
-            assert isinstance(rule.watch.of, Wait)
-            assert rule.watch.of.refused_by is not None
-            return f"refused by {name_of(rule.watch.of.refused_by)}"
-        if IS_CANCELLED in known:
-            return "cancelled"
-        if end is Ends.HOPELESS:
-            return end.value
+    def _over(self, entry: Entry, *, is_over: bool) -> str:
+        """Which time is up; empty if none is."""
         if entry.due_at >= NEVER or not (is_over or self.clock.now() >= entry.due_at):
-            return None
+            return ""
         is_of_saga = entry.envelope.saga_expires is not None and entry.due_at >= entry.envelope.saga_expires
-        return SAGA_DEADLINE_PASSED if is_of_saga else "time is up"
+        return SAGA_DEADLINE_PASSED if is_of_saga else TIME_IS_UP
 
     # -- late ----------------------------------------------------------------------------------------------------------
 

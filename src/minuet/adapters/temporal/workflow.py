@@ -23,9 +23,8 @@ with workflow.unsafe.imports_passed_through():
     from minuet.adapters.temporal.progress import Progress
     from minuet.adapters.temporal.values import Begun, Deciding, Due, Name, Problem, Refusing, Stuck, Told
     from minuet.core.compile import Rule
-    from minuet.core.coordinator import Ends, ends
+    from minuet.core.coordinator import SAGA_DEADLINE_PASSED, TIME_IS_UP, Ends, ends, why_abandoned
     from minuet.core.retry import RetryPolicy as StepRetry
-    from minuet.core.saga import Wait
 
 # The longest that a participant is waited for is 20 s here and 30 s over HTTP.
 ATTEMPT_S_MAX = 90.0
@@ -137,17 +136,18 @@ class SagaWorkflow:
         """Until what is waited for has come, or is given up. It is decided here, in the order of this history."""
         ends_at = progress.ends_at(rule, due.at)
         left_s = None if ends_at is None else max(0.0, ends_at - workflow.time())
-        is_over = False
+        over = ""
         try:
             await workflow.wait_condition(
                 lambda: ends(rule, progress.known) is not None or progress.is_cancelled, timeout=left_s
             )
         except TimeoutError:
-            is_over = True
+            over = SAGA_DEADLINE_PASSED if ends_at == progress.expires else TIME_IS_UP
         end = ends(rule, progress.known)
         if end is Ends.ANSWERED:
             return
-        reason = "" if end is Ends.ACCEPTED else _why_abandoned(progress, rule, end, ends_at, is_over=is_over)
+        is_cancelled = progress.is_cancelled
+        reason = "" if end is Ends.ACCEPTED else why_abandoned(rule, end, is_cancelled=is_cancelled, over=over)
         told: Told = await workflow.execute_activity(
             Name.DECIDE,
             Deciding(due, reason),
@@ -216,21 +216,6 @@ class SagaWorkflow:
 
 class _AnsweredElsewhere(Exception):
     """The answer came as a message."""
-
-
-def _why_abandoned(progress: Progress, rule: Rule, end: Ends | None, ends_at: float | None, *, is_over: bool) -> str:
-    """As the embedded engine says it."""
-    assert rule.watch is not None
-    if end is Ends.REFUSED:
-        assert isinstance(rule.watch.of, Wait)
-        assert rule.watch.of.refused_by is not None
-        return f"refused by {rule.watch.of.refused_by.__name__}"
-    if progress.is_cancelled:
-        return "cancelled"
-    if end is Ends.HOPELESS:
-        return end.value
-    assert is_over
-    return "the saga's deadline passed" if ends_at == progress.expires else "time is up"
 
 
 def _problem_of(error: ActivityError) -> tuple[Problem, str]:
