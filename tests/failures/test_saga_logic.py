@@ -329,6 +329,7 @@ def years(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Time for years. Nothing else happens here, so it is enough to look twice a day for what there is to do."""
     monkeypatch.setattr(virtual_loop, "LONGEST_S", 800 * DAY_S)
     monkeypatch.setattr(worker, "SWEEP_S", DAY_S / 2)
+    monkeypatch.setattr(worker, "SWEEP_S_MAX", DAY_S / 2)
     monkeypatch.setattr(pruner, "REST_S", DAY_S / 2)
     logging.getLogger("minuet").setLevel(logging.CRITICAL)
     select = virtual_loop._Selector.select

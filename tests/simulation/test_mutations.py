@@ -23,6 +23,7 @@ from minuet.core.recipe import Source
 from minuet.core.saga import COMPENSATED, Action, Saga, SequenceOf, Step
 from minuet.ports import Delivery, Done, Entry, EntryState, Outgoing, Tx
 from minuet.runtime import performer
+from minuet.runtime.attempts import Attempts
 from minuet.runtime.hearing import Hearing
 from minuet.runtime.participant import Participant
 from minuet.runtime.performer import After
@@ -229,9 +230,9 @@ def forgets_an_attempt_whose_outcome_could_not_be_kept(patch: Patch) -> None:
 def refuses_without_making_sure_that_nothing_remains(patch: Patch) -> None:
     patch.setattr(outsides, "FAILS", 0.6)
 
-    async def hasty(self: Place, entry: Entry) -> None: ...
+    async def hasty(self: Attempts, entry: Entry) -> None: ...
 
-    patch.setattr(Place, "last_resort", hasty)
+    patch.setattr(Attempts, "last_resort", hasty)
 
 
 # -- the rules ---------------------------------------------------------------------------------------------------------

@@ -33,10 +33,11 @@ from minuet.core.messages import (
 from minuet.core.projection import Coordination
 from minuet.core.saga import Saga
 from minuet.ports import Entry, EntryState, Tx
+from minuet.runtime.attempts import Performed
 from minuet.runtime.gather import Gatherer
 from minuet.runtime.orchestrator import Orchestrator
 from minuet.runtime.performer import REACTION
-from minuet.runtime.place import PAUSED_S, Performed, Place
+from minuet.runtime.place import PAUSED_S, Place
 from minuet.runtime.reactor import IS_CANCELLED, ORCHESTRATOR, Fact, Reactor, step_key
 from minuet.runtime.worker import Worker
 from minuet.settings import Settings
@@ -146,7 +147,7 @@ class Asked:
         self._codec = place.codec
         self._clock = place.clock
         self._store = place.store
-        usual = place.gatherer
+        usual = place.attempts.gatherer
         self._gatherer = ViewsAtOnce(usual.store, usual.reactor, usual.codec, usual.directory, usual.has_read_model)
 
     async def build(self, due: Due) -> str:
@@ -313,7 +314,7 @@ def hand_over_to_temporal(app: App, settings: Settings, place: Place, orchestrat
         task_queue=address.task_queue or f"minuet-{app.name}",
         grace_s=settings.grace_s,
     )
-    embedded = place.perform
+    embedded = place.attempts.perform
 
     async def perform(entry: Entry) -> Performed:
         saga = entry.envelope.saga
@@ -331,7 +332,7 @@ def hand_over_to_temporal(app: App, settings: Settings, place: Place, orchestrat
     handlers = dict(place.participant.handlers)
     handlers[TELL] = Handler(ORCHESTRATOR, "tell", _never_called, Event, {}, True, ())
     place.participant.handlers = handlers
-    place.perform = perform
+    place.attempts.perform = perform
     return engine
 
 

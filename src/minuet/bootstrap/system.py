@@ -144,8 +144,7 @@ class System:
             ConfigurationError: the orchestrator runs elsewhere.
         """
         scope = await self.scope_of(saga_id, saga=saga, all_of=all_of, service=service)
-        if scope.saga_id and (status := await self.observer.status(scope.saga, scope.saga_id)) and status.is_final:
-            raise Conflict(f"{scope} is {status.value}; there is nothing to pause")
+        await self._check_not_over(scope, "pause")
         return await self.instruct(scope, Verb.PAUSE, who=who, why=why)
 
     async def resume(
@@ -178,7 +177,12 @@ class System:
     ) -> None:
         """Try at once what has failed and waits for its next attempt. For the arguments and errors see `pause`."""
         scope = await self.scope_of(saga_id, saga=saga, all_of=all_of, service=service)
+        await self._check_not_over(scope, "retry")
         await self.instruct(scope, Verb.RETRY, who=who, why=why)
+
+    async def _check_not_over(self, scope: Scope, verb: str) -> None:
+        if scope.saga_id and (status := await self.observer.status(scope.saga, scope.saga_id)) and status.is_final:
+            raise Conflict(f"{scope} is {status.value}; there is nothing to {verb}")
 
     async def scope_of(
         self,

@@ -278,7 +278,7 @@ class Wiring:
                 store, self.system.ids, commanded_in(self.app, self.settings), self.settings.orchestration.ask_again_s
             )
             orchestrator = Orchestrator(directory, handlers, asks_by_messages)
-            place.perform = orchestrator.perform
+            place.attempts.perform = orchestrator.perform
             if not engines.is_embedded(self.settings):
                 self.engine = engines.hand_over_to_temporal(self.app, self.settings, place, orchestrator)
         place.touched = self.system.touched

@@ -164,7 +164,7 @@ def _problem_of(error: Exception) -> Problem:
         after = [("retry-after", str(max(1, math.ceil(wait_s))))]
         return Problem(503, "not-yet", "No answer yet", text, after, retryAfterMs=max(0, round(wait_s * 1000)))
     if isinstance(error, Conflict):
-        return Problem(422, "conflict", "Asked before with other content", text)
+        return Problem(422, "conflict", "Conflicts with what was said before", text)
     if isinstance(error, NotFound):
         return Problem(404, "not-found", "Not found", text or "There is no such thing.")
     if isinstance(error, Rejected):

@@ -100,7 +100,7 @@ class SagasDoor:
                 for name, endpoint in (begin | many).items()
             ),
             PathRoute("/sagas", {"GET": self.list}),
-            PathRoute("/sagas/{id}", {"GET": self.show}),
+            PathRoute("/sagas/{id}", {"GET": self.show, "POST": self._begin_unknown}),
             *(PathRoute(f"/sagas/{{id}}/{verb}", {"POST": self._to_one(verb)}) for verb in SAGA_VERBS),
             PathRoute("/paused", {"GET": self.paused}),
         ]
@@ -121,6 +121,9 @@ class SagasDoor:
             return Reply(202 if is_new else 200, to_json(content), [*FRESH, ("location", where)])
 
         return begin
+
+    async def _begin_unknown(self, asked: Asked) -> Reply:
+        raise NotFound(f"there is no saga {asked.values[0]} to begin; there is {', '.join(self.sagas)}")
 
     # -- looking -------------------------------------------------------------------------------------------------------
 

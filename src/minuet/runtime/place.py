@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ from minuet.core.errors import MessageError, MinuetError, NotFound, NotYet, Reje
 from minuet.core.messages import Event, Query, SagaCancelled, View, name_of
 from minuet.core.operating import Scope, Verb
 from minuet.ports import Act, Clock, Delivery, Entry, EntryState, ReadAhead, Store, Tx
+from minuet.runtime.attempts import Attempts
 from minuet.runtime.gather import Gatherer
 from minuet.runtime.instructions import RETRY_S
 from minuet.runtime.limits import Limit, Pace
@@ -52,15 +53,12 @@ TAKE_MAX = 200
 DUE_MAX = 10_000
 DUE_BYTES_MAX = 64 * 1024 * 1024
 
-Performed = Sequence[Event] | Envelope
-"""What came of an entry: a handler's events, or the envelope of an answer that a participant recorded."""
-
 
 class Place:
     """One service (or the orchestrator) at work in this process. It is the service's `Desk`.
 
     Attributes:
-        perform: does an entry outside of any transaction: calls its ``async`` handler, or asks its participant.
+        attempts: makes them.
         touched: told of each entry that was decided, or failed.
 
     Args:
@@ -81,11 +79,10 @@ class Place:
         self.store = store
         self.participant = participant
         self.name = participant.place
-        self.gatherer = gatherer
         self.codec = codec
         self.clock = clock
         self.queries = queries
-        self.perform: Callable[[Entry], Awaitable[Performed]] = self.call_handler
+        self.attempts = Attempts(store, participant, gatherer, codec, self._got_built)
         self.touched: Callable[[Entry], None] = lambda entry: None
         self._waiters = Waiters()
         self._timers = Timers()
@@ -109,7 +106,6 @@ class Place:
         self._looked_s = float("-inf")
         self._leaving = asyncio.Event()
         self._freed = asyncio.Event()
-        self._awaited: set[str] = set()
         self._again: dict[str, Entry] = {}
         self._cancelled: set[str] = set()
         self._is_draining = False
@@ -405,8 +401,10 @@ class Place:
                 # Much may have been said while it waited.
                 if not self._is_draining and not self._holds(entry):
                     if _was_planned(entry):
-                        entry = await self._claim(entry)
-                    after = await self._attempt(entry)
+                        entry = await self.attempts.claim(entry)
+                    if entry.key in self._cancelled and not entry.envelope.cancelled:
+                        entry.envelope = replace(entry.envelope, cancelled=True)
+                    after = await self.attempts.make(entry)
             finally:
                 room.leave()
         except Lost:
@@ -428,6 +426,11 @@ class Place:
                 del self._renamed[entry.key]
                 self._again.pop(entry.key, None)
             self._freed.set()
+        self.follow_up(after)
+
+    def _got_built(self, entry: Entry, after: After) -> None:
+        if entry.key not in self._under_way:
+            self._renamed[entry.key] = entry
         self.follow_up(after)
 
     async def _turn(self, pace: Pace) -> None:
@@ -504,115 +507,6 @@ class Place:
                 self._timers.cancel(key)
                 self.begin(entry)
 
-    async def _attempt(self, entry: Entry) -> After:
-        if entry.key in self._cancelled and not entry.envelope.cancelled:
-            entry.envelope = replace(entry.envelope, cancelled=True)
-        try:
-            self.participant.check_handled(entry)
-            if not entry.envelope.body:
-                if self.participant.is_late(entry):
-                    return await self._in_transaction(entry, self._refuse_late)
-                if not await self._build(entry):
-                    return After()
-            if not self.participant.handlers[entry.handler].is_async:
-                return await self._in_transaction(entry, self.participant.perform)
-            if self.participant.is_late(entry):
-                return await self._in_transaction(entry, self._refuse_late)
-            if self.participant.is_exhausted(entry):
-                await self.last_resort(entry)
-                return await self._in_transaction(entry, self._refuse_exhausted)
-            performed = await self.perform(entry)
-            return await self._in_transaction(entry, lambda tx, entry, after: self._record(tx, entry, performed, after))
-        except Lost:
-            raise
-        except asyncio.CancelledError:
-            if (task := asyncio.current_task()) is None or task.cancelling():
-                raise
-            # Not this task was cancelled, but something that the handler waited for.
-            problem: Exception = RuntimeError("the handler waited for something that was cancelled")
-        except Exception as error:
-            problem = error
-        return await self._in_transaction(
-            entry, lambda tx, entry, after: self.participant.fail(tx, entry, problem, after)
-        )
-
-    async def _claim(self, entry: Entry) -> Entry:
-        """Its time has come. Until now anybody could refuse it, whoever owns it; from here on only its owner does.
-
-        Raises:
-            Lost: somebody has.
-        """
-
-        def claim(tx: Tx) -> Entry:
-            found = tx.inbox.find(entry.key)
-            if found is None or found.state is not EntryState.DUE:
-                raise Lost(entry.key)
-            found.due_at, found.known = 0.0, entry.known
-            if not tx.inbox.save(found):
-                raise Lost(entry.key)
-            return found
-
-        return await self.store.transact(claim)
-
-    async def _in_transaction(self, entry: Entry, work: Callable[[Tx, Entry, After], object]) -> After:
-        def run(tx: Tx) -> After:
-            after = After()
-            # A copy: if the commit fails, the entry must be as it was.
-            work(tx, entry.copy(), after)
-            return after
-
-        return await self.store.transact(ReadAhead(run, lambda: self.participant.outcome_looks_at(entry)))
-
-    def _record(self, tx: Tx, entry: Entry, performed: Performed, after: After) -> None:
-        if isinstance(performed, Envelope):
-            event = self.codec.decode(performed)
-            assert isinstance(event, Event)
-            saga = entry.envelope.saga
-            answer = performed if performed.saga == saga else replace(performed, saga=saga)
-            self.participant.record(tx, entry, (event,), [answer], after)
-        else:
-            self.participant.finish(tx, entry, tuple(performed), after)
-
-    def _refuse_late(self, tx: Tx, entry: Entry, after: After) -> None:
-        self.participant.refuse(tx, entry, self.participant.why_late(entry), after)
-
-    def _refuse_exhausted(self, tx: Tx, entry: Entry, after: After) -> None:
-        self.participant.refuse(tx, entry, "retries exhausted", after)
-
-    async def last_resort(self, entry: Entry) -> None:
-        """Have the handler make sure that nothing of the command remains."""
-        (handler,) = self.participant.handlers[entry.handler].last_resorts
-        await handler.function(self.codec.decode(entry.envelope), **self.participant.arguments(handler, entry, None))
-
-    async def call_handler(self, entry: Entry) -> Performed:
-        """Call the ``async`` handler of an entry."""
-        handler = self.participant.handlers[entry.handler]
-        message = self.codec.decode(entry.envelope)
-        returned = await handler.function(message, **self.participant.arguments(handler, entry, None))
-        return self.participant.checked(handler, returned)
-
-    async def _build(self, entry: Entry) -> bool:
-        """Put the command together from what is known and what is asked. False: not now, or no longer needed."""
-        command = await self.gatherer.command_for(entry)
-        if command is None:
-            if entry.waits_for:
-                self._awaited.add(entry.waits_for)
-            return False
-        is_wanted, built = True, entry
-
-        def keep(tx: Tx, copy: Entry, after: After) -> None:
-            nonlocal is_wanted, built
-            is_wanted, built = self.participant.built(tx, copy, command, after), copy
-
-        after = await self._in_transaction(entry, keep)
-        # Only now: what is not kept yet may have to be done over, from where it began.
-        entry.key, entry.envelope, entry.waits_for = built.key, built.envelope, built.waits_for
-        entry.attempts, entry.error = built.attempts, built.error
-        if entry.key not in self._under_way:
-            self._renamed[entry.key] = entry
-        self.follow_up(after)
-        return is_wanted
-
     # -- from start to end ---------------------------------------------------------------------------------------------
 
     async def recover(self) -> int:
@@ -629,18 +523,23 @@ class Place:
         self.follow_up(After(start=entries))
         return len(entries)
 
-    async def look_for_views(self) -> None:
-        """Go on with what waits for a read-model entry that is there by now: another process may have heard of it."""
-        if not self._awaited:
-            return
+    async def look_for_views(self) -> bool:
+        """Go on with what waits for a read-model entry that is there by now: another process may have heard of it.
+
+        Whether there was any.
+        """
+        awaited = self.attempts.awaited
+        if not awaited:
+            return False
 
         def look(tx: Tx) -> tuple[set[str], list[Entry]]:
-            there = {what for what in self._awaited if tx.read_models.get(*what.split("/", 1)) is not None}
+            there = {what for what in awaited if tx.read_models.get(*what.split("/", 1)) is not None}
             return there, [entry for what in there for entry in tx.inbox.waiting_for(what)]
 
         there, entries = await self.store.transact(look, reads_only=True)
-        self._awaited -= there
+        awaited -= there
         self.follow_up(After(start=entries))
+        return bool(there)
 
     def stand_aside(self) -> None:
         """Begin nothing, ever: what is handed in is for those who are at work, and who may be so while we are here."""

@@ -15,6 +15,8 @@ from minuet.runtime.relay import BATCH_MAX, Relay
 log = logging.getLogger("minuet.worker")
 
 SWEEP_S = 1.0
+# Stores tell when there is something to look for. Looking all the same is for what they may miss, and becomes rare.
+SWEEP_S_MAX = 30.0
 
 
 class Worker:
@@ -64,27 +66,35 @@ class Worker:
             await _cancel([self._relay_task])
 
     async def _recover_for_ever(self) -> None:
+        pause_s = SWEEP_S
         while True:
             # Not `asyncio.wait_for`: before Python 3.12 it swallows a cancellation that comes just as the wait ends.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(SWEEP_S):
+                async with asyncio.timeout(pause_s):
                     await self._look.wait()
+            is_idle = not self._look.is_set()
             self._look.clear()
             try:
-                await self._sweep()
+                is_idle = not await self._sweep() and is_idle
             except Exception as error:
+                is_idle = False
                 log.warning("%s: cannot look for what others left: %s", self.place.name, error)
+            pause_s = min(2 * pause_s, SWEEP_S_MAX) if is_idle else SWEEP_S
 
-    async def _sweep(self) -> None:
+    async def _sweep(self) -> bool:
+        """Whether anything was found, or something is left to look for."""
         await self.place.look_for_instructions()
-        await self.place.look_for_views()
-        while not self.place.is_full and await self.place.recover() >= TAKE_MAX:
-            pass
+        has_found = await self.place.look_for_views()
+        while not self.place.is_full and (taken := await self.place.recover()):
+            has_found = True
+            if taken < TAKE_MAX:
+                break
         while True:
             left = await self.place.store.transact(lambda tx: tx.outbox.take(BATCH_MAX))
             self.relay.hand_over(left)
+            has_found = has_found or bool(left)
             if len(left) < BATCH_MAX:
-                return
+                return has_found or self.place.is_full
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:

@@ -86,7 +86,7 @@ class TransportContract:
     quiet_s: ClassVar[float] = 0.15
     """To watch that nothing comes; also longer than publishing a few messages and receiving them takes."""
     many: ClassVar[int] = 1500
-    """More messages than one member holds in its hands."""
+    """So many messages that a fifth of them and more is left for others when one member has its hands full."""
     leaves_out_unwanted: ClassVar[bool] = True
     """Whether what a group did not want when it was published does not come when the group wants it later. It does
     where the broker keeps everything and the member leaves out what it does not want."""

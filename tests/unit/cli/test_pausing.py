@@ -97,6 +97,13 @@ def test_what_makes_no_sense_is_told(run: Minuet, data: Path, arguments: tuple[s
     assert said in " ".join(result.output.replace("│", " ").split())
 
 
+def test_a_saga_that_is_over_is_not_tried_again(run: Minuet, as_json: Any, data: Path) -> None:
+    result = run("sagas", "retry", "w-1", "--data", data)
+    assert result.exit_code == 1
+    assert "Wishes/w-1 is completed; there is nothing to retry" in " ".join(result.output.split())
+    assert acts(as_json, data) == []
+
+
 def test_many_sagas_are_chosen_counted_asked_about_and_cancelled(run: Minuet, as_json: Any, data: Path) -> None:
     chosen = ("--where", "status=needs operator", "--where", "service=people", "--where", "reason=NO WORDS")
     dry = run("sagas", "cancel", *chosen, "--dry-run", "--data", data)

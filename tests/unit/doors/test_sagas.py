@@ -74,7 +74,7 @@ async def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
             (f"/sagas/{SAGA}", {"json": [1]}, 422),
             (f"/sagas/{SAGA}", {"data": b"not json", "headers": {"content-type": "application/json"}}, 422),
             (f"/sagas/{SAGA}", {"data": b"{}", "headers": {"content-type": "text/plain"}}, 415),
-            ("/sagas/Nothing", {"json": {"orderId": "o1"}}, 405),
+            ("/sagas/Nothing", {"json": {"orderId": "o1"}}, 404),
         ):
             async with client.post(path, **sent) as reply:
                 assert (reply.status, reply.content_type) == (wanted, "application/problem+json"), path

@@ -397,6 +397,7 @@ async def test_who_takes_over_what_was_to_be_tried_again_does_so_once() -> None:
     def die_when_it_is_kept(number: int) -> None:
         if world.databases["payment"].instructions:
             first.kill()
+            raise asyncio.CancelledError  # the task that kept it dies, too
 
     first.store("payment").after = die_when_it_is_kept
     with suppress(NotYet):

@@ -5,12 +5,14 @@ and Hildebrandt, "Simplifying and Isolating Failure-Inducing Input", 2002): leav
 as the promise stays broken.
 
 Without some of the traffic everything else comes at other moments, and the faults that did harm may do none any more.
-So a few things that are sent are also tried with the same mix of faults striking anew. At last each kind of fault is
-tried alone, and times are rounded.
+So a few things that are sent are also tried with the same mix of faults striking anew. Then each kind of fault is tried
+alone. If many faults are still left, none of them can be left out, but others may do with fewer: the mix strikes anew a
+few times, and what that breaks is made smaller in its turn. At last times are rounded.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
@@ -29,6 +31,8 @@ FEW = (1, 2, 3)
 """So many are sent when faults are drawn again."""
 DRAWN_ALONE = 2
 """So often each kind of fault is drawn alone."""
+FEW_FAULTS = 2
+"""With no more than these it is not tried from elsewhere."""
 
 
 class Shrinking:
@@ -51,6 +55,7 @@ class Shrinking:
         self._send_less()
         self._have_fewer_faults()
         self._have_one_kind()
+        self._begin_elsewhere()
         self._round_times()
         return self.best
 
@@ -113,6 +118,19 @@ class Shrinking:
                 if self._breaks(self.best.only, alone, redrawn=number):
                     self._have_fewer_faults()
 
+    def _begin_elsewhere(self) -> None:
+        for number in itertools.count(1 + self._runs_max):  # none of them was drawn before
+            if self.best.faults.count <= FEW_FAULTS or self.runs >= self._runs_max:
+                return
+            failed = self._broken_by(self.best.only, self.best.mix, redrawn=number)
+            if failed is None:
+                continue
+            other = Shrinking(self._simulation, failed, self._runs_max - self.runs)
+            other._have_fewer_faults()
+            self.runs += other.runs
+            if other.best.faults.count < self.best.faults.count:
+                self.best = other.best
+
     def _round_times(self) -> None:
         for digits in range(4):
             faults = self.best.faults
@@ -121,21 +139,26 @@ class Shrinking:
                 return
 
     def _breaks(self, only: Collection[str] | None, faults: Faults, *, redrawn: int = 0) -> bool:
-        """Whether the same promise is broken by this; then it is the best."""
-        if self.runs >= self._runs_max:
+        """Whether the same promise is broken by this, and it is no larger; then it is the best."""
+        failed, before = self._broken_by(only, faults, redrawn=redrawn), self.best
+        if failed is None:
             return False
-        self.runs += 1
-        failed = self.best
-        try:
-            Run(self._simulation, failed.seed, faults=faults, only=only, redrawn=redrawn).run()
-        except SimulationFailed as again:
-            if again.promise != failed.promise:
-                return False
-            is_less = len(again.sent) < len(failed.sent)
-            if is_less or (len(again.sent) == len(failed.sent) and again.faults.count <= failed.faults.count):
-                again.mix = failed.mix
-                self.best = again
-                return True
-        except Exception:  # whoever drives it does not get along without what was left out
-            return False
+        is_less = len(failed.sent) < len(before.sent)
+        if is_less or (len(failed.sent) == len(before.sent) and failed.faults.count <= before.faults.count):
+            self.best = failed
+            return True
         return False
+
+    def _broken_by(self, only: Collection[str] | None, faults: Faults, *, redrawn: int) -> SimulationFailed | None:
+        """How this breaks the same promise, if it does, and a run is left to try it."""
+        if self.runs >= self._runs_max:
+            return None
+        self.runs += 1
+        try:
+            Run(self._simulation, self.best.seed, faults=faults, only=only, redrawn=redrawn).run()
+        except SimulationFailed as failed:
+            failed.mix = self.best.mix
+            return failed if failed.promise == self.best.promise else None
+        except Exception:  # whoever drives it does not get along without what was left out
+            return None
+        return None
