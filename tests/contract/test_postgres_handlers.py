@@ -15,7 +15,7 @@ from minuet.adapters.postgres.statements import ends_transaction, numbered, only
 from minuet.app import Database
 from minuet.core.errors import ConfigurationError, DefinitionError, MinuetBug
 from minuet.ports import Tx
-from minuet.testing.store_contract import Broken, adding, finding, sending
+from minuet.testing.store_contract.examples import Broken, adding, finding, sending
 from tests.contract.postgres_server import fresh_schema, opening, running
 
 pytestmark = pytest.mark.server

@@ -20,7 +20,16 @@ from psycopg import sql
 from minuet.adapters.postgres import Limits, PostgresStore
 from minuet.core.formula import Literal, Outcome
 from minuet.ports import EntryState, Tx
-from minuet.testing.store_contract import CHARGED, RESERVED, adding, an_envelope, finding, found, ids_of, sending
+from minuet.testing.store_contract.examples import (
+    CHARGED,
+    RESERVED,
+    adding,
+    an_envelope,
+    finding,
+    found,
+    ids_of,
+    sending,
+)
 from tests.contract.postgres_server import PATIENCE_S, fresh_schema, opening
 
 pytestmark = pytest.mark.server

@@ -15,7 +15,7 @@ from minuet.adapters.postgres.watch import HERE, channel_of
 from minuet.app import Database
 from minuet.core.compile import BEGUN
 from minuet.ports import EntryState, LooksAt, ReadAhead, Tx
-from minuet.testing.store_contract import (
+from minuet.testing.store_contract.examples import (
     CHARGED,
     RESERVED,
     Broken,

@@ -10,7 +10,7 @@ from minuet.adapters.postgres import migrate, migrations, pending
 from minuet.adapters.postgres.connection import Address
 from minuet.core.errors import ConfigurationError
 from minuet.ports import Entry
-from minuet.testing.store_contract import adding, an_envelope, finding
+from minuet.testing.store_contract.examples import adding, an_envelope, finding
 from tests.contract.postgres_server import fresh_schema, opening, query
 
 pytestmark = pytest.mark.server

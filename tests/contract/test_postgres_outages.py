@@ -17,7 +17,7 @@ from dev.servers.base import Server, free_port
 from minuet.adapters.postgres import CommitUnknown, Limits, PostgresStore, Unavailable
 from minuet.core.errors import ConfigurationError
 from minuet.ports import Outgoing, Tx
-from minuet.testing.store_contract import Broken, adding, an_entry, an_envelope, finding, found, ids_of
+from minuet.testing.store_contract.examples import Broken, adding, an_entry, an_envelope, finding, found, ids_of
 from tests.contract.postgres_server import PATIENCE_S, fresh_schema, opening, query, running
 from tests.faults import REPLIES, REQUESTS, FaultProxy
 from tests.servers import private_server

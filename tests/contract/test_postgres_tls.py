@@ -12,7 +12,7 @@ import pytest
 from dev.servers.base import Server
 from minuet.adapters.postgres import Limits, migrate
 from minuet.core.errors import ConfigurationError
-from minuet.testing.store_contract import adding, found
+from minuet.testing.store_contract.examples import adding, found
 from tests.contract.postgres_server import PATIENCE_S, opening, query
 from tests.servers import private_server
 

@@ -14,7 +14,7 @@ from minuet.adapters.sqlite import SqliteStore
 from minuet.adapters.system import SystemIds
 from minuet.core.errors import DefinitionError
 from minuet.ports import Tx
-from minuet.testing.store_contract import Broken
+from minuet.testing.store_contract.examples import Broken
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS stock (item TEXT NOT NULL PRIMARY KEY, pieces BIGINT NOT NULL CHECK (pieces >= 0));

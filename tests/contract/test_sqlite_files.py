@@ -14,7 +14,7 @@ from minuet.adapters.sqlite.schema import statements_of
 from minuet.adapters.system import SystemIds
 from minuet.core.errors import ConfigurationError, DefinitionError, MinuetBug
 from minuet.ports import Tx
-from minuet.testing.store_contract import Broken, adding, finding, sending
+from minuet.testing.store_contract.examples import Broken, adding, finding, sending
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS stock (item TEXT PRIMARY KEY, quantity INTEGER CHECK (quantity >= 0)); -- a comment; with one

@@ -14,7 +14,7 @@ from minuet.adapters.sqlite import SqliteStore
 from minuet.adapters.system import SystemIds
 from minuet.core.errors import ConfigurationError, DefinitionError
 from minuet.ports import Tx
-from minuet.testing.store_contract import Broken
+from minuet.testing.store_contract.examples import Broken
 
 
 class Base(orm.DeclarativeBase):

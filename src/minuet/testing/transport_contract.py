@@ -33,7 +33,7 @@ from minuet.core.envelope import Envelope
 from minuet.core.errors import ConfigurationError
 from minuet.core.projection import Coordination
 from minuet.ports import Again, Delivery, Done, Features, Outgoing, Subscription, Transport
-from minuet.testing.store_contract import full_envelope, saga_ref
+from minuet.testing.store_contract.examples import full_envelope, saga_ref
 
 OpenTransport = Callable[[], Transport]
 Connect = Callable[[], Awaitable[Transport]]

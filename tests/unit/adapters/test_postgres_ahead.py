@@ -3,7 +3,7 @@
 from minuet.adapters.postgres.ahead import FIND_ALL, KNOWN_ALL, LOCK_ALL, Ahead
 from minuet.codec import attributes_to_text
 from minuet.ports import LooksAt, ReadAhead
-from minuet.testing.store_contract import RESERVED, an_envelope
+from minuet.testing.store_contract.examples import RESERVED, an_envelope
 
 
 def test_what_is_known_counts_only_if_nobody_else_can_add_to_it() -> None:
