@@ -1,4 +1,5 @@
-"""How cost grows: with finished and parked sagas in the store, steps, the size of messages, and processes.
+"""How cost grows: with finished and parked sagas in the store, steps, the size of messages, and processes; and what it
+costs to forget meanwhile what is over.
 
 Every variant of a scenario is measured once in each round, so that a ratio is of two figures of one round. Stores are
 filled in bulk, see `benchmarks.filling`; a million finished sagas take ten minutes and 16 GB of disk, for each
@@ -30,6 +31,9 @@ from benchmarks.surroundings import surroundings
 COORDINATIONS = ("choreography", "orchestration")
 FINISHED = (0, 1_000, 10_000, 100_000, 1_000_000)
 PARKED = (0, 10_000)
+OVER = 100_000
+"""Finished sagas that are old enough to be forgotten, more than are in the time of all rounds."""
+KEEP_S = 5.0
 STEPS = (2, 4, 8, 12)
 NOTE_KB = (1, 4, 16, 64, 256)
 PROCESSES = (1, 2, 3, 4)
@@ -82,6 +86,13 @@ def scenarios(finished_max: int) -> Iterator[Scenario]:
         yield (
             f"parked entries, {coordination}",
             [Variant(f"{count:,}", ours, fill=_parked(coordination, count)) for count in PARKED],
+        )
+    for coordination in COORDINATIONS:
+        ours, fill = ("--coordination", coordination), _finished(coordination, OVER)
+        forgetting = (*ours, "--keep-s", str(KEEP_S))
+        yield (
+            f"retention, {coordination}",
+            [Variant("keeps everything", ours, fill=fill), Variant("forgets what is over", forgetting, fill=fill)],
         )
     for coordination in COORDINATIONS:
         ours = ("--coordination", coordination)

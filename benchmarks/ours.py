@@ -30,7 +30,7 @@ from benchmarks.postgres import new_database
 from minuet import App, Command, Coordination, Settings, System, running
 from minuet.bootstrap import everything
 from minuet.cli.process import settle
-from minuet.settings import Orchestration, Reconciliation
+from minuet.settings import Orchestration, Reconciliation, Retention
 
 SAGA = order_saga.SAGA
 SERVICE_OF = {"inventory": "inventory", "payment": "payment", "shipping": "shipping", "order_status": "orders"}
@@ -83,6 +83,7 @@ def settings_of(given: argparse.Namespace, store: str) -> Settings:
         channels={"*": channel},
         orchestration=Orchestration(participants=given.participants),
         reconciliation=Reconciliation(every_s=0),
+        retention=Retention(keep_days=given.keep_s / 86_400),
     )
 
 
@@ -230,6 +231,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1, help="of a choreography on the embedded broker")
     parser.add_argument("--steps", type=int, default=0, help="of another saga than the order's")
     parser.add_argument("--note-bytes", type=int, default=0, help="that each message carries")
+    parser.add_argument("--keep-s", type=float, default=0.0, help="forget what has been over for so long; 0: nothing")
     parser.add_argument("--first", type=int, default=1, help="the number of the first order, if the folder has some")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     given = parser.parse_args()

@@ -5,7 +5,7 @@ Adapters keep them, and the suites in `minuet.testing` try to break them on ever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -433,13 +433,16 @@ class Subscription:
 
     def wants(self, channel: str, envelope: Envelope) -> bool:
         """Whether to deliver this. A transport that cannot filter may deliver more."""
+        return self.wants_type(channel, envelope.type, envelope.coordinations)
+
+    def wants_type(self, channel: str, kind: str, told: Collection[Coordination]) -> bool:
+        """The same, by the message's type and how the sagas that it belongs to are coordinated."""
         types = self.wanted.get(channel)
         if types is None:
             return False
-        if envelope.type not in types:
-            return envelope.type not in self.understood
-        coordination = types[envelope.type]
-        told = envelope.coordinations
+        if kind not in types:
+            return kind not in self.understood
+        coordination = types[kind]
         return coordination is None or not told or coordination in told
 
 

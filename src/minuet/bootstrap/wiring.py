@@ -206,8 +206,9 @@ class Wiring:
     def prune(self) -> None:
         """Forget what is over, if the deployment says after how long."""
         keep_s = self.settings.retention.keep_days * 86_400
-        for name, place in self.system.places.items() if keep_s else ():
-            self._beside(Pruner(name, place.store, self.system.clock, keep_s=keep_s).run(), f"{name}: retention")
+        if keep_s:
+            stores = {name: place.store for name, place in self.system.places.items()}
+            self._beside(Pruner(stores, self.system.clock, keep_s=keep_s).run(), "retention")
 
     def _beside(self, run: Coroutine[Any, Any, None], name: str) -> None:
         """Run it until the system stops."""

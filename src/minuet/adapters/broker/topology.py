@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pydantic_core import from_json
 
 from minuet.adapters.broker.port import Queue
-from minuet.core.envelope import Envelope, SagaRef
 from minuet.core.projection import Coordination
 from minuet.ports import Subscription
 
@@ -85,10 +84,10 @@ def wants(subscription: Subscription, channel: str, attributes: Mapping[str, str
     if not kind:
         return channel in subscription.wanted
     try:
-        refs = tuple(SagaRef("", "", "", how, "") for how in coordinations_of(attributes))
+        told = coordinations_of(attributes)
     except (ValueError, TypeError):
         return channel in subscription.wanted  # nobody can read it: it is to be parked
-    return subscription.wants(channel, Envelope(id="", type=kind, source="", time=0.0, body=b"", begins=refs))
+    return subscription.wants_type(channel, kind, told)
 
 
 def coordinations_of(attributes: Mapping[str, str]) -> Sequence[Coordination]:

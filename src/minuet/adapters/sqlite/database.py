@@ -317,7 +317,7 @@ class SqliteDatabase:
         self._go_on()
 
     def _go_on(self) -> None:
-        if self.is_open and self._loop.time() >= self._heard_at + LOOK_S_MIN:
+        if self.is_open and self._loop.time() >= self._heard_at + self._look_s:
             # Under load the connection is hardly ever free when the timer looks.
             self._hear_of_others()
         if self._waiting:
