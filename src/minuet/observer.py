@@ -439,7 +439,11 @@ class Observer:
         def work(tx: Tx) -> bool:
             return tx.inbox.reopen(own) and note(tx, act)
 
-        return await self._store(service, parked_id).transact(work)
+        store = self._store(service, parked_id)
+        is_due = await store.transact(work)
+        # Whoever works on this store in this process is told by nobody else: it does not count as another.
+        store.disturbed()
+        return is_due
 
     async def forget(self, parked_id: str, act: Act | None = None) -> ParkedView:
         """Take a parked message away for good, and return it. Raises NotFound, or MessageError if it is no message.

@@ -356,7 +356,7 @@ class Store(Protocol):
         instance: names this opening of the store; no other opening, earlier or later, has it.
         committed: called on the event loop, in the order of commits, with what each commit added to the outbox.
         disturbed: called on the event loop when another process changed the database, or is gone, or either may have
-            been missed.
+            been missed. Who writes past the place that works on it calls it himself.
     """
 
     instance: str

@@ -10,7 +10,7 @@ from pydantic_core import from_json
 
 from minuet.core.errors import ConfigurationError, MessageError, MinuetError, NotFound, Rejected
 from minuet.core.messages import Event
-from minuet.core.operating import Filter
+from minuet.core.operating import PARKED_VERBS, SAGA_VERBS, Filter
 from minuet.observer import FINAL, STATUSES, ParkedView, SagaView
 from minuet.ports import Act, Delivery
 
@@ -100,6 +100,7 @@ class Operator:
 
     async def to_sagas(self, verb: str, views: Iterable[SagaView], *, who: str, why: str) -> AsyncIterator[Outcome]:
         """Do one of `SAGA_VERBS` to each of them; what cannot be done is told, and the others go on."""
+        assert verb in SAGA_VERBS, verb
         act: Callable[..., Awaitable[Any]] = getattr(self.system, verb)
         for view in views:
             yield await _outcome(f"{view.saga}/{view.id}", act(view.id, saga=view.saga, who=who, why=why))
@@ -119,6 +120,7 @@ class Operator:
         Args:
             event, content: of the answer. What the content leaves out is taken from the command, by the same name.
         """
+        assert verb in PARKED_VERBS, verb
         for view in views:
             if verb == "retry":
                 doing: Awaitable[Any] = self._retry_one(view, None, who=who, why=why)

@@ -144,7 +144,8 @@ class System:
             ConfigurationError: the orchestrator runs elsewhere.
         """
         scope = await self.scope_of(saga_id, saga=saga, all_of=all_of, service=service)
-        await self._check_not_over(scope, "pause")
+        if scope.saga_id and (status := await self.observer.status(scope.saga, scope.saga_id)) and status.is_final:
+            raise Conflict(f"{scope} is {status.value}; there is nothing to pause")
         return await self.instruct(scope, Verb.PAUSE, who=who, why=why)
 
     async def resume(
@@ -175,14 +176,16 @@ class System:
         who: str,
         why: str = "",
     ) -> None:
-        """Try at once what has failed and waits for its next attempt. For the arguments and errors see `pause`."""
-        scope = await self.scope_of(saga_id, saga=saga, all_of=all_of, service=service)
-        await self._check_not_over(scope, "retry")
-        await self.instruct(scope, Verb.RETRY, who=who, why=why)
+        """Try at once what has failed and waits for its next attempt. For the arguments and errors see `pause`.
 
-    async def _check_not_over(self, scope: Scope, verb: str) -> None:
-        if scope.saga_id and (status := await self.observer.status(scope.saga, scope.saga_id)) and status.is_final:
-            raise Conflict(f"{scope} is {status.value}; there is nothing to {verb}")
+        A saga that is over may still have something to undo that succeeded late; then there is something to retry.
+        """
+        scope = await self.scope_of(saga_id, saga=saga, all_of=all_of, service=service)
+        if scope.saga_id:
+            view = await self.observer.saga(scope.saga_id, scope.saga)
+            if view.status in FINAL and not view.waiting:
+                raise Conflict(f"{scope} is {view.status}; there is nothing to retry")
+        await self.instruct(scope, Verb.RETRY, who=who, why=why)
 
     async def scope_of(
         self,

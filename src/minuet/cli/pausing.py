@@ -24,6 +24,7 @@ from minuet.cli.tables import console, in_one_line, moment, print_json, table
 
 if TYPE_CHECKING:
     from minuet.bootstrap import System
+    from minuet.core.operating import Filter
     from minuet.observer import PausedView
 
 IdArgument = Annotated[str | None, typer.Argument(metavar="ID", help="Of the saga.")]
@@ -71,12 +72,13 @@ def cancel_saga(
     Example: minuet sagas cancel ORD12345 --why "the customer changed her mind"
     """
     one_of(ID=saga_id, where=where)
+    which = filter_of(where) if where else None
 
     async def work() -> None:
         async with outside_of(app, data, config) as system:
             said = Said(system, "cancel", operator(who), why, as_json)
-            if where:
-                await said.to_many(where, limit, dry_run=dry_run, yes=yes)
+            if which:
+                await said.to_many(which, limit, dry_run=dry_run, yes=yes)
             else:
                 await said.to_one({"id": saga_id}, str(saga_id), saga_id, saga=_known(system, saga))
 
@@ -103,14 +105,15 @@ def _instructing(verb: str, what: str) -> Callable[..., None]:
         as_json: JsonOption = False,
     ) -> None:
         one_of(ID=saga_id, all_of=all_of, service=service, where=where)
+        which = filter_of(where) if where else None
         told = {"id": saga_id} if saga_id else {"all_of": all_of} if all_of else {"service": service}
         name = saga_id or (f"every {all_of}" if all_of else str(service))
 
         async def work() -> None:
             async with outside_of(app, data, config) as system:
                 said = Said(system, verb, operator(who), why, as_json)
-                if where:
-                    await said.to_many(where, limit, dry_run=dry_run, yes=yes)
+                if which:
+                    await said.to_many(which, limit, dry_run=dry_run, yes=yes)
                 else:
                     scope = {"saga": _known(system, saga), "all_of": _known(system, all_of), "service": service}
                     await said.to_one(told, name, saga_id, **scope)
@@ -170,9 +173,9 @@ class Said:
         else:
             typer.echo(in_one_line(TOLD[self.verb][is_old].format(name)))
 
-    async def to_many(self, where: list[str], limit: int, *, dry_run: bool, yes: bool) -> None:
+    async def to_many(self, which: Filter, limit: int, *, dry_run: bool, yes: bool) -> None:
         """Ask, say it of each, and tell what came of it."""
-        views = await self.system.operator.sagas(filter_of(where), limit=limit)
+        views = await self.system.operator.sagas(which, limit=limit)
         names = [f"{view.saga}/{view.id}" for view in views]
         acting = self.system.operator.to_sagas(self.verb, views, who=self.who, why=self.why)
         await do_to_many(self.verb, names, acting, dry_run=dry_run, yes=yes, as_json=self.as_json)

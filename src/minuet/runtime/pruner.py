@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from minuet.ports import Clock, Store, Tx
 
@@ -16,7 +16,7 @@ PAUSE_S = 0.01
 PAUSE_S_MAX = 2.0
 """However long a batch seems to have taken: clocks jump."""
 SHARE = 0.1
-"""Of the time, at most, in which something is being forgotten."""
+"""Of the time, at most, in which a statement that forgets something runs."""
 REST_S = 60.0
 """Between two walks through what is kept."""
 
@@ -47,18 +47,24 @@ class Pruner:
     async def walk(self) -> None:
         """Go once through what is old enough: entries first, for what is known of a saga goes after them."""
         before = self.clock.now() - self.keep_s
+        walks = [self._walk(place, before) for place in self.stores]
+        while walks:
+            walks = [one for one in walks if await anext(one, None) is not None]
+
+    async def _walk(self, place: str, before: float) -> AsyncIterator[int]:
+        """Through one store, a batch at a time. A store that fails is left alone until the next walk."""
         for verb in (_forget_entries, _forget_known):
-            after = dict.fromkeys(self.stores, 0)
-            while after:
-                for place, at in tuple(after.items()):
-                    last = await self._forget(place, verb, before, at)
-                    if last is None:
-                        del after[place]
-                    else:
-                        after[place] = last
+            after: int | None = 0
+            while after is not None:
+                try:
+                    after = await self._forget(place, verb, before, after)
+                except Exception as error:
+                    log.warning("%s: cannot forget what is over yet: %s", place, error)
+                    return
+                yield after or 0
 
     async def _forget(self, place: str, verb: Verb, before: float, after: int) -> int | None:
-        """One batch, and the pause after it. A store that fails is left alone until the next walk."""
+        """One batch, and the pause after it."""
         took_s = 0.0
 
         def work(tx: Tx) -> int | None:
@@ -68,13 +74,9 @@ class Pruner:
             took_s = self.clock.now() - began
             return last
 
-        try:
-            return await self.stores[place].transact(work)
-        except Exception as error:
-            log.warning("%s: cannot forget what is over yet: %s", place, error)
-            return None
-        finally:
-            await asyncio.sleep(min(max(PAUSE_S, took_s * (1 / SHARE - 1)), PAUSE_S_MAX))
+        last = await self.stores[place].transact(work)
+        await asyncio.sleep(min(max(PAUSE_S, took_s * (1 / SHARE - 1)), PAUSE_S_MAX))
+        return last
 
 
 def _forget_entries(tx: Tx, before: float, after: int) -> int | None:

@@ -85,7 +85,7 @@ class Worker:
         """Whether anything was found, or something is left to look for."""
         await self.place.look_for_instructions()
         has_found = await self.place.look_for_views()
-        while not self.place.is_full and (taken := await self.place.recover()):
+        while not (was_full := self.place.is_full) and (taken := await self.place.recover()):
             has_found = True
             if taken < TAKE_MAX:
                 break
@@ -94,7 +94,7 @@ class Worker:
             self.relay.hand_over(left)
             has_found = has_found or bool(left)
             if len(left) < BATCH_MAX:
-                return has_found or self.place.is_full
+                return has_found or was_full
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:

@@ -97,6 +97,13 @@ def test_what_makes_no_sense_is_told(run: Minuet, data: Path, arguments: tuple[s
     assert said in " ".join(result.output.replace("│", " ").split())
 
 
+@pytest.mark.parametrize("verb", ["cancel", "pause", "resume", "retry"])
+def test_a_filter_that_makes_no_sense_is_told_before_anything_is_opened(run: Minuet, tmp_path: Path, verb: str) -> None:
+    result = run("sagas", verb, "--where", "what", "--data", tmp_path / "nothing")
+    assert result.exit_code == 2
+    assert "is not NAME=VALUE" in " ".join(result.output.split())
+
+
 def test_a_saga_that_is_over_is_not_tried_again(run: Minuet, as_json: Any, data: Path) -> None:
     result = run("sagas", "retry", "w-1", "--data", data)
     assert result.exit_code == 1

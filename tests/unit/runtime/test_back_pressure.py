@@ -38,3 +38,22 @@ async def test_what_does_not_fit_waits_in_the_transport_and_is_done_later(limit:
                 assert await process.ended(SAGA, f"o{number}") == Status.COMPLETED
             assert payment._under_way_bytes + payment._timers.weight == 0
     assert not world.left_over()
+
+
+@in_virtual_time
+async def test_who_was_full_looks_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What others left may be waiting, although nothing was found."""
+    plan, world = Plan(), World()
+    looks: list[float] = []
+    loop = asyncio.get_running_loop()
+
+    async def look(self: place_module.Place) -> bool:
+        if self.name == "payment":
+            looks.append(loop.time())
+        return False
+
+    monkeypatch.setattr(place_module.Place, "look_for_views", look)
+    monkeypatch.setattr(place_module.Place, "is_full", property(lambda self: self.name == "payment"))
+    async with world.running(make_shop(plan), services=["payment"]):
+        await asyncio.sleep(60)
+        assert len([at for at in looks if at > loop.time() - 30]) >= 29

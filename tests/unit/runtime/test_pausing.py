@@ -22,7 +22,19 @@ from minuet.ports import Act, EntryState
 from minuet.runtime import place as place_module
 from minuet.runtime.worker import Worker
 from tests.failures import shop as failures
-from tests.unit.runtime.shop import SAGA, Boom, Pay, PlaceOrder, Plan, Refund, Reserve, Ship, make_shop, order_saga
+from tests.unit.runtime.shop import (
+    REFUSE,
+    SAGA,
+    Boom,
+    Pay,
+    PlaceOrder,
+    Plan,
+    Refund,
+    Reserve,
+    Ship,
+    make_shop,
+    order_saga,
+)
 from tests.unit.runtime.test_cancel import Apply, office
 from tests.unit.runtime.virtual_loop import in_virtual_time
 from tests.unit.runtime.world import Process, World
@@ -517,3 +529,23 @@ async def test_two_processes_on_one_sqlite_file_heed_what_one_has_heard(coordina
                     await asyncio.sleep(0.01)
         assert await paid(one) == len(orders)
         assert all(done == failures.DONE for done in (await failures.all_effects(one, *orders)).values())
+
+
+@pytest.mark.parametrize("how", ["choreography", "orchestration"])
+@in_virtual_time
+async def test_what_needs_an_operator_goes_on_at_once_however_long_nothing_happened(how: str) -> None:
+    """Nobody looks often by then; so who makes it due says so."""
+    plan, world = Plan(), World()
+    plan.always(Ship, REFUSE)
+    plan.always(Refund, Boom("the account is closed"))
+    async with world.running(make_shop(plan), coordination={SAGA: how}) as process:
+        await process.send(PlaceOrder(order_id="o1"))
+        await asyncio.sleep(1000)
+        plan.for_ever.pop("Refund")
+        (parked,) = await process.system.observer.parked()
+        began, before = asyncio.get_running_loop().time(), plan.called(Refund)
+        await process.system.operator.retry_parked(parked.id, who="ada", why="it is open")
+        await asyncio.sleep(0.1)
+        assert plan.called(Refund) == before + 1
+        assert await process.ended(SAGA, "o1") == Status.COMPENSATED
+        assert asyncio.get_running_loop().time() - began < 10

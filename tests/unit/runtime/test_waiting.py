@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from minuet import App, NotYet, Rejected, Saga, Settings, System, running, step
+from minuet import App, Conflict, NotYet, Rejected, Saga, Settings, System, running, step
 from minuet.core.projection import Coordination
 from minuet.ports import Act
 from minuet.testing.simulation import Faults, Simulation, World
@@ -28,6 +28,7 @@ from tests.scenarios.waiting import (
     Paid,
     Pay,
     Release,
+    Repaid,
     Repay,
     Reserve,
     app_of,
@@ -71,6 +72,31 @@ async def until_it_waits(system: System, what: str = "approval", order_id: str =
 async def ended(system: System, order_id: str = "o1") -> str:
     async with asyncio.timeout(60):
         return (await system.ended("Buying", order_id)).value
+
+
+async def test_of_a_saga_that_is_over_what_is_still_to_be_undone_can_be_tried_again(tmp_path: Path) -> None:
+    late, undone, is_away = app_of(pay_takes_s=lambda order_id: 2.5, pace=0.03), asyncio.Event(), [True]
+    repaying = late.services["money"].commands[Repay]
+
+    async def repay(command: Repay) -> Repaid:
+        if is_away:
+            raise NotYet("the bank is away", retry_after_s=600)
+        undone.set()
+        return Repaid(order_id=command.order_id)
+
+    late.services["money"].commands[Repay] = replace(repaying, function=repay, wants={}, is_async=True)
+    async with at_work("choreography", tmp_path, late) as system, asyncio.timeout(30):
+        await system.send(Order(order_id="o1"))
+        assert await ended(system) == "compensated"
+        while not any("the bank is away" in one.why for one in (await system.observer.saga("o1")).waiting):
+            await asyncio.sleep(0.02)
+        is_away.clear()
+        await system.retry("o1", who="ada")
+        await undone.wait()
+        while (await system.observer.saga("o1")).waiting:
+            await asyncio.sleep(0.02)
+        with pytest.raises(Conflict, match="there is nothing to retry"):
+            await system.retry("o1", who="ada")
 
 
 async def told(system: System, kind: str) -> list[bytes]:

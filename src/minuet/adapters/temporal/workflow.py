@@ -148,6 +148,7 @@ class SagaWorkflow:
             return
         is_cancelled = progress.is_cancelled
         reason = "" if end is Ends.ACCEPTED else why_abandoned(rule, end, is_cancelled=is_cancelled, over=over)
+        assert reason or end is Ends.ACCEPTED
         told: Told = await workflow.execute_activity(
             Name.DECIDE,
             Deciding(due, reason),

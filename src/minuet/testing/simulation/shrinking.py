@@ -12,7 +12,6 @@ few times, and what that breaks is made smaller in its turn. At last times are r
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
@@ -31,8 +30,12 @@ FEW = (1, 2, 3)
 """So many are sent when faults are drawn again."""
 DRAWN_ALONE = 2
 """So often each kind of fault is drawn alone."""
+ROUNDING = 4
+"""So many runs are kept for the rounding of times: to 0, 1, 2 and 3 digits."""
 FEW_FAULTS = 2
 """With no more than these it is not tried from elsewhere."""
+ELSEWHERE = 10
+"""So often the mix is drawn anew to begin elsewhere."""
 
 
 class Shrinking:
@@ -46,7 +49,8 @@ class Shrinking:
         self.best = failed
         self.runs = 0
         self._simulation = simulation
-        self._runs_max = runs_max
+        self._runs_max = max(0, runs_max - ROUNDING)
+        self._rounding_max = runs_max
         self._chance = random.Random(failed.seed)
 
     def run(self) -> SimulationFailed:
@@ -119,20 +123,22 @@ class Shrinking:
                     self._have_fewer_faults()
 
     def _begin_elsewhere(self) -> None:
-        for number in itertools.count(1 + self._runs_max):  # none of them was drawn before
-            if self.best.faults.count <= FEW_FAULTS or self.runs >= self._runs_max:
+        for number in range(ELSEWHERE if self.best.mix.has_rates else 0):
+            if self.best.faults.count <= FEW_FAULTS:
                 return
-            failed = self._broken_by(self.best.only, self.best.mix, redrawn=number)
+            # None of these was drawn before.
+            failed = self._broken_by(self.best.only, self.best.mix, redrawn=1 + self._runs_max + number)
             if failed is None:
                 continue
-            other = Shrinking(self._simulation, failed, self._runs_max - self.runs)
+            other = Shrinking(self._simulation, failed, self._runs_max - self.runs + ROUNDING)
             other._have_fewer_faults()
             self.runs += other.runs
-            if other.best.faults.count < self.best.faults.count:
+            if _size(other.best) < _size(self.best):
                 self.best = other.best
 
     def _round_times(self) -> None:
-        for digits in range(4):
+        self._runs_max = self._rounding_max
+        for digits in range(ROUNDING):
             faults = self.best.faults
             rounded = [replace(one, at_s=round(one.at_s, digits), for_s=round(one.for_s, 1)) for one in faults.schedule]
             if not rounded or self._breaks(self.best.only, replace(faults, schedule=tuple(rounded))):
@@ -140,14 +146,11 @@ class Shrinking:
 
     def _breaks(self, only: Collection[str] | None, faults: Faults, *, redrawn: int = 0) -> bool:
         """Whether the same promise is broken by this, and it is no larger; then it is the best."""
-        failed, before = self._broken_by(only, faults, redrawn=redrawn), self.best
-        if failed is None:
+        failed = self._broken_by(only, faults, redrawn=redrawn)
+        if failed is None or _size(failed) > _size(self.best):
             return False
-        is_less = len(failed.sent) < len(before.sent)
-        if is_less or (len(failed.sent) == len(before.sent) and failed.faults.count <= before.faults.count):
-            self.best = failed
-            return True
-        return False
+        self.best = failed
+        return True
 
     def _broken_by(self, only: Collection[str] | None, faults: Faults, *, redrawn: int) -> SimulationFailed | None:
         """How this breaks the same promise, if it does, and a run is left to try it."""
@@ -162,3 +165,8 @@ class Shrinking:
         except Exception:  # whoever drives it does not get along without what was left out
             return None
         return None
+
+
+def _size(failed: SimulationFailed) -> tuple[int, int]:
+    """What is to be small: first of all what is sent."""
+    return len(failed.sent), failed.faults.count
