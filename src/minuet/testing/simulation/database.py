@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from minuet.adapters.sqlite.connection import Connection
-from minuet.adapters.sqlite.database import SqliteDatabase
+from minuet.adapters.sqlite.database import LOOK_S_MIN, SqliteDatabase
 from minuet.adapters.sqlite.rows import ENTRY, entry_of, outgoing_of
 from minuet.adapters.sqlite.schema import statements_of
 from minuet.adapters.sqlite.store import SqliteStore
@@ -194,6 +194,7 @@ class SimulatedDatabase(SqliteDatabase):
         self._idle = None
         self._looking = None
         self._heard_at = 0.0
+        self._look_s = LOOK_S_MIN
 
     async def start(self, prepare: Callable[[Connection], Rider]) -> None:
         self._loop = asyncio.get_running_loop()
