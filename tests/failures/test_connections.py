@@ -76,7 +76,7 @@ class Load:
 # 18
 
 
-@pytest.mark.timeout(600 if KILLS else 150)
+@pytest.mark.timeout(1500 if KILLS else 150)
 async def test_18_the_broker_is_killed_over_and_over_under_load(site: Site, tmp_path: Path) -> None:
     if not site.ground.survives:
         await goes_on_after_a_restart_that_forgot_everything(site, tmp_path)
@@ -91,7 +91,8 @@ async def test_18_the_broker_is_killed_over_and_over_under_load(site: Site, tmp_
                 await until(lambda count=count: enough(load, count + 5), "orders are placed", every_s=0.01)  # type: ignore[misc]
                 await asyncio.to_thread(site.server.kill)
                 await asyncio.to_thread(site.server.start)
-        await assert_done(system, "first", *load.placed, within_s=2 * PATIENCE_S)
+        # A broker that takes long to start was up for moments only, so all of it may still be to be done.
+        await assert_done(system, "first", *load.placed, within_s=2 * PATIENCE_S + len(load.placed) / 20)
         assert site.proxy.seen["accepted"] > before
 
 

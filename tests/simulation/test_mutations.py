@@ -365,7 +365,7 @@ SMALL = (
 
 @pytest.mark.parametrize("name", SMALL)
 def test_a_failure_becomes_small(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a dozen orders and dozens of faults, one to three orders remain, up to three faults, and four in all."""
+    """Of a dozen orders and dozens of faults, up to three orders remain, up to three faults, and four in all."""
     mutation, _, settings = MUTATIONS[name]
     mutation(monkeypatch)
     simulation = shops.shop_simulation(ORDERS, patience_s=60.0, **settings)
@@ -373,7 +373,7 @@ def test_a_failure_becomes_small(name: str, monkeypatch: pytest.MonkeyPatch) -> 
         simulation.run_many(range(SEEDS))
     small = simulation.shrink(found.value, runs_max=150)
     assert small.promise == found.value.promise
-    assert 1 <= len(small.sent) <= 3, small
+    assert len(small.sent) <= 3, small
     assert small.faults.count <= 3, small
     assert len(small.sent) + small.faults.count <= 4, small
     with pytest.raises(SimulationFailed) as again:

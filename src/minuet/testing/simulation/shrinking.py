@@ -7,7 +7,7 @@ as the promise stays broken.
 Without some of the traffic everything else comes at other moments, and the faults that did harm may do none any more.
 So a few things that are sent are also tried with the same mix of faults striking anew. Then each kind of fault is tried
 alone. If many faults are still left, none of them can be left out, but others may do with fewer: the mix strikes anew a
-few times, and what that breaks is made smaller in its turn. At last times are rounded.
+few times, and what that breaks is made smaller in its turn, the smallest first. At last times are rounded.
 """
 
 from __future__ import annotations
@@ -123,13 +123,13 @@ class Shrinking:
                     self._have_fewer_faults()
 
     def _begin_elsewhere(self) -> None:
-        for number in range(ELSEWHERE if self.best.mix.has_rates else 0):
+        if self.best.faults.count <= FEW_FAULTS or not self.best.mix.has_rates:
+            return
+        numbers = range(1 + self._runs_max, 1 + self._runs_max + ELSEWHERE)  # none of them was drawn before
+        drawn = [self._broken_by(self.best.only, self.best.mix, redrawn=number) for number in numbers]
+        for failed in sorted((one for one in drawn if one is not None), key=_size):
             if self.best.faults.count <= FEW_FAULTS:
                 return
-            # None of these was drawn before.
-            failed = self._broken_by(self.best.only, self.best.mix, redrawn=1 + self._runs_max + number)
-            if failed is None:
-                continue
             other = Shrinking(self._simulation, failed, self._runs_max - self.runs + ROUNDING)
             other._have_fewer_faults()
             self.runs += other.runs
