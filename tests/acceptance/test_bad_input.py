@@ -248,7 +248,7 @@ async def test_a_message_that_cannot_be_taken_in_is_parked_with_its_reason(whole
         raise AssertionError([(one["service"], one["reason"]) for one in await _parked(whole)]) from None
     assert {one["kind"] for one in parked} == {"message"}
     listed = (await _minuet(whole, "parked", "list", "--json"))["parked"]
-    assert {one["id"] for one in listed} == {one["id"] for one in parked}
+    assert {one["id"] for one in listed} >= {one["id"] for one in parked}, "others may have been parked since"
     for one in [one for one in parked if one["service"] == "inventory"][:3]:
         shown = await _minuet(whole, "parked", "show", one["id"], "--json")
         assert shown["attributes"]["source"] == "stranger"
