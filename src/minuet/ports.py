@@ -435,7 +435,7 @@ class Subscription:
         """Whether to deliver this. A transport that cannot filter may deliver more."""
         return self.wants_type(channel, envelope.type, envelope.coordinations)
 
-    def wants_type(self, channel: str, kind: str, told: Collection[Coordination]) -> bool:
+    def wants_type(self, channel: str, kind: str, coordinations: Collection[Coordination]) -> bool:
         """The same, by the message's type and how the sagas that it belongs to are coordinated."""
         types = self.wanted.get(channel)
         if types is None:
@@ -443,7 +443,7 @@ class Subscription:
         if kind not in types:
             return kind not in self.understood
         coordination = types[kind]
-        return coordination is None or not told or coordination in told
+        return coordination is None or not coordinations or coordination in coordinations
 
 
 @dataclass(frozen=True, slots=True)

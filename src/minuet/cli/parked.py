@@ -142,15 +142,7 @@ def retry(
         async with outside_of(app, data, config) as system:
             if where:
                 await _to_many(
-                    system,
-                    "retry",
-                    where,
-                    limit,
-                    dry_run=dry_run,
-                    yes=yes,
-                    who=who,
-                    why=why,
-                    as_json=as_json,
+                    system, "retry", where, limit, dry_run=dry_run, yes=yes, who=who, why=why, as_json=as_json
                 )
                 return
             assert parked_id is not None
@@ -197,15 +189,7 @@ def discard(
         async with outside_of(app, data, config) as system:
             if where:
                 await _to_many(
-                    system,
-                    "discard",
-                    where,
-                    limit,
-                    dry_run=dry_run,
-                    yes=yes,
-                    who=who,
-                    why=why,
-                    as_json=as_json,
+                    system, "discard", where, limit, dry_run=dry_run, yes=yes, who=who, why=why, as_json=as_json
                 )
                 return
             assert parked_id is not None

@@ -49,9 +49,9 @@ class Pruner:
         before = self.clock.now() - self.keep_s
         walks = [self._walk(place, before) for place in self.stores]
         while walks:
-            walks = [one for one in walks if await anext(one, None) is not None]
+            walks = [one for one in walks if await anext(one, False)]
 
-    async def _walk(self, place: str, before: float) -> AsyncIterator[int]:
+    async def _walk(self, place: str, before: float) -> AsyncIterator[bool]:
         """Through one store, a batch at a time. A store that fails is left alone until the next walk."""
         for verb in (_forget_entries, _forget_known):
             after: int | None = 0
@@ -61,7 +61,7 @@ class Pruner:
                 except Exception as error:
                     log.warning("%s: cannot forget what is over yet: %s", place, error)
                     return
-                yield after or 0
+                yield True
 
     async def _forget(self, place: str, verb: Verb, before: float, after: int) -> int | None:
         """One batch, and the pause after it."""

@@ -31,7 +31,7 @@ FEW = (1, 2, 3)
 DRAWN_ALONE = 2
 """So often each kind of fault is drawn alone."""
 ROUNDING = 4
-"""So many runs are kept for the rounding of times: to 0, 1, 2 and 3 digits."""
+"""So many runs are left for the rounding of times, to 0, 1, 2 and 3 digits, by what begins elsewhere."""
 FEW_FAULTS = 2
 """With no more than these it is not tried from elsewhere."""
 ELSEWHERE = 10
@@ -49,8 +49,7 @@ class Shrinking:
         self.best = failed
         self.runs = 0
         self._simulation = simulation
-        self._runs_max = max(0, runs_max - ROUNDING)
-        self._rounding_max = runs_max
+        self._runs_max = runs_max
         self._chance = random.Random(failed.seed)
 
     def run(self) -> SimulationFailed:
@@ -125,19 +124,20 @@ class Shrinking:
     def _begin_elsewhere(self) -> None:
         if self.best.faults.count <= FEW_FAULTS or not self.best.mix.has_rates:
             return
-        numbers = range(1 + self._runs_max, 1 + self._runs_max + ELSEWHERE)  # none of them was drawn before
+        runs_max = self._runs_max - ROUNDING
+        count = min(ELSEWHERE, runs_max - self.runs)
+        numbers = range(1 + self._runs_max, 1 + self._runs_max + count)  # none of them was drawn before
         drawn = [self._broken_by(self.best.only, self.best.mix, redrawn=number) for number in numbers]
         for failed in sorted((one for one in drawn if one is not None), key=_size):
             if self.best.faults.count <= FEW_FAULTS:
                 return
-            other = Shrinking(self._simulation, failed, self._runs_max - self.runs + ROUNDING)
+            other = Shrinking(self._simulation, failed, runs_max - self.runs)
             other._have_fewer_faults()
             self.runs += other.runs
             if _size(other.best) < _size(self.best):
                 self.best = other.best
 
     def _round_times(self) -> None:
-        self._runs_max = self._rounding_max
         for digits in range(ROUNDING):
             faults = self.best.faults
             rounded = [replace(one, at_s=round(one.at_s, digits), for_s=round(one.for_s, 1)) for one in faults.schedule]
