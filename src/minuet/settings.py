@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails, PydanticKnownError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from minuet.core.errors import ConfigurationError
@@ -84,6 +84,16 @@ class _Layer:
         )
 
 
+def _no_truth_value(value: Any) -> Any:
+    """Python takes ``true`` for 1, which nobody means."""
+    if isinstance(value, bool):
+        raise PydanticKnownError("float_type")
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_no_truth_value)]
+Amount = Annotated[float, BeforeValidator(_no_truth_value)]
+
 Way = Literal["local", "http", "commands"]
 WAYS: tuple[str, ...] = ("local", "http", "commands")
 
@@ -103,7 +113,7 @@ class Orchestration(BaseModel):
 
     engine: str = Field("embedded", repr=False)
     participants: Way = "local"
-    ask_again_s: float = Field(30.0, gt=0)
+    ask_again_s: Amount = Field(30.0, gt=0)
 
 
 class Reconciliation(BaseModel):
@@ -111,9 +121,9 @@ class Reconciliation(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    every_s: float = Field(60.0, ge=0, description="0: never")
-    after_s: float = Field(60.0, ge=0, description="what was told less long ago is only on its way")
-    back_s: float = Field(86_400.0, gt=0, description="older sagas are not looked at when the process starts")
+    every_s: Amount = Field(60.0, ge=0, description="0: never")
+    after_s: Amount = Field(60.0, ge=0, description="what was told less long ago is only on its way")
+    back_s: Amount = Field(86_400.0, gt=0, description="older sagas are not looked at when the process starts")
 
 
 class Retention(BaseModel):
@@ -121,7 +131,7 @@ class Retention(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    keep_days: float = Field(0, ge=0, description="longer than any saga takes, and any retry; 0: for ever")
+    keep_days: Amount = Field(0, ge=0, description="longer than any saga takes, and any retry; 0: for ever")
 
 
 class Limit(BaseModel):
@@ -134,8 +144,16 @@ class Limit(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    in_flight: int | None = Field(None, ge=1)
-    rate_per_s: float | None = Field(None, gt=0, allow_inf_nan=False)
+    in_flight: Count | None = Field(None, ge=1)
+    rate_per_s: Amount | None = Field(None, gt=0, allow_inf_nan=False)
+
+
+TABLES: Mapping[str, type[BaseModel]] = {
+    "orchestration": Orchestration,
+    "reconciliation": Reconciliation,
+    "retention": Retention,
+    "limits": Limit,
+}
 
 
 class Settings(BaseSettings):
@@ -165,7 +183,7 @@ class Settings(BaseSettings):
 
     data: Path = Path(".minuet")
     host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535)
+    port: Count = Field(8000, ge=0, le=65535)
     coordination: dict[str, Coordination] = {}
     queries: dict[str, Literal["origin", "read_model"]] = {}
     stores: dict[str, str] = {"default": "sqlite:"}
@@ -177,7 +195,7 @@ class Settings(BaseSettings):
     retention: Retention = Retention()
     limits: dict[str, Limit] = {}
     app: dict[str, Any] = {}
-    grace_s: float = Field(10.0, gt=0, description="how long a stop waits for what is under way")
+    grace_s: Amount = Field(10.0, gt=0, description="how long a stop waits for what is under way")
 
     @classmethod
     def settings_customise_sources(
@@ -329,8 +347,7 @@ def _in_words(error: ErrorDetails, layers: Iterable[_Layer]) -> str:
     where = places[-1] if places else "settings"
     name = ".".join(path)
     if error["type"] == "extra_forbidden":
-        table = Limit if path[0] == "limits" else Orchestration
-        known = Settings.model_fields if len(path) == 1 else table.model_fields
+        known = Settings.model_fields if len(path) == 1 else TABLES[path[0]].model_fields
         inside = f" in [{path[0]}]" if len(path) > 1 else ""
         return f'{where}: there is no setting "{path[-1]}"{inside}; there are {", ".join(known)}'
     wanted = WORDS.get(error["type"]) or error["msg"].removeprefix("Input should be ")

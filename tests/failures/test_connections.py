@@ -208,8 +208,10 @@ async def test_30_where_connections_are_accepted_and_reset_they_knock_seldom_too
                 seen.append(knocks - before)
         site.proxy.heal()
         await asyncio.wait_for(system.drained(), PATIENCE_S)
-    # One that tried again every 0.1 s would knock 20 times in that time, with each of its connections.
-    assert 1 <= max(seen) <= 16, seen
+    # One that tried again every 0.1 s would knock 20 times in that time, with each of its connections. Who has one for
+    # each request under way, and polls eight queues, comes once or twice with each; and then with one.
+    assert 1 <= seen[0] <= (16 if site.ground.keeps_connections else 32), seen
+    assert max(seen[1:]) <= 10, seen
 
 
 # 20, 21, 22

@@ -14,6 +14,7 @@ from minuet.cli.tables import console, in_one_line, listed, moment, print_json, 
 
 if TYPE_CHECKING:
     from minuet.bootstrap import System
+    from minuet.core.operating import Filter
     from minuet.observer import ParkedView
 
 app = typer.Typer(help="Messages and commands that need an operator.", no_args_is_help=True)
@@ -36,10 +37,12 @@ def list_parked(
     Example: minuet parked list
     """
 
+    which = filter_of(where) if where else None
+
     async def look() -> list[ParkedView]:
-        if where:
+        if which:
             async with outside_of(app, data, config) as system:
-                return await system.operator.parked(filter_of(where), limit=limit)
+                return await system.operator.parked(which, limit=limit)
         async with observing(app, data, config) as observer:
             return await observer.parked(limit=limit)
 
@@ -135,14 +138,15 @@ def retry(
     Example: minuet parked retry inventory:orders/17 --body mended.json
     """
     one_of(ID=parked_id, where=where)
+    which = filter_of(where) if where else None
     if where and body is not None:
         raise typer.BadParameter("one body does not mend many", param_hint="--body")
 
     async def mend() -> None:
         async with outside_of(app, data, config) as system:
-            if where:
+            if which:
                 await _to_many(
-                    system, "retry", where, limit, dry_run=dry_run, yes=yes, who=who, why=why, as_json=as_json
+                    system, "retry", which, limit, dry_run=dry_run, yes=yes, who=who, why=why, as_json=as_json
                 )
                 return
             assert parked_id is not None
@@ -184,12 +188,13 @@ def discard(
     Example: minuet parked discard inventory:orders/17 --yes
     """
     one_of(ID=parked_id, where=where)
+    which = filter_of(where) if where else None
 
     async def forget() -> None:
         async with outside_of(app, data, config) as system:
-            if where:
+            if which:
                 await _to_many(
-                    system, "discard", where, limit, dry_run=dry_run, yes=yes, who=who, why=why, as_json=as_json
+                    system, "discard", which, limit, dry_run=dry_run, yes=yes, who=who, why=why, as_json=as_json
                 )
                 return
             assert parked_id is not None
@@ -239,6 +244,7 @@ def answer(
     import json
 
     one_of(ID=parked_id, where=where)
+    which = filter_of(where) if where else None
     try:
         said = json.loads(body)
     except ValueError as error:
@@ -248,11 +254,11 @@ def answer(
 
     async def settle() -> None:
         async with outside_of(app, data, config) as system:
-            if where:
+            if which:
                 await _to_many(
                     system,
                     "answer",
-                    where,
+                    which,
                     limit,
                     dry_run=dry_run,
                     yes=yes,
@@ -285,7 +291,7 @@ def answer(
 async def _to_many(
     system: System,
     verb: str,
-    where: list[str],
+    which: Filter,
     limit: int,
     *,
     dry_run: bool,
@@ -296,7 +302,7 @@ async def _to_many(
     event: str | None = None,
     content: dict[str, Any] | None = None,
 ) -> None:
-    views = await system.operator.parked(filter_of(where), limit=limit)
+    views = await system.operator.parked(which, limit=limit)
     names = [view.id for view in views]
     acting = system.operator.to_parked(verb, views, who=operator(who), why=why, event=event, content=content)
     await do_to_many(verb, names, acting, dry_run=dry_run, yes=yes, as_json=as_json)
