@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 from minuet.core.errors import NotYet
 from minuet.ports import Ids
@@ -30,7 +31,7 @@ class Endpoints:
         self.folder = folder
         self._ids = ids
         self._mine: list[tuple[Path, int]] = []
-        self._found: dict[str, tuple[int, int, str]] = {}
+        self._found: dict[str, _Found] = {}
 
     def announce(self, service: str, url: str) -> None:
         """Let the others find this process's service, until `withdraw`."""
@@ -50,24 +51,21 @@ class Endpoints:
             file.unlink(missing_ok=True)
             os.close(opened)
         self._mine.clear()
-        for _, opened, _ in self._found.values():
-            os.close(opened)
+        for found in self._found.values():
+            os.close(found.opened)
         self._found.clear()
 
     def url_of(self, service: str) -> str:
         """Where the process answers that came last and lives. Raises NotYet if there is none."""
-        folder = self.folder / service
-        try:
-            changed = folder.stat().st_mtime_ns
-        except FileNotFoundError:
-            changed = 0
         known = self._found.get(service)
+        # Asked before each call, so this is two calls of the system and nothing else.
         if known is not None:
-            seen, opened, url = known
-            if seen == changed and _is_locked(opened):
-                return url
+            if _changed_at(known.folder) == known.changed and _is_locked(known.opened):
+                return known.url
             del self._found[service]
-            os.close(opened)
+            os.close(known.opened)
+        folder = self.folder / service
+        changed = _changed_at(str(folder))
         for file in sorted(folder.glob("[!.]*.json"), key=_age, reverse=True) if changed else ():
             try:
                 opened = os.open(file, os.O_RDWR)
@@ -75,11 +73,28 @@ class Endpoints:
                 continue
             if _is_locked(opened):
                 url = str(json.loads(os.pread(opened, 10_000, 0))["url"])
-                self._found[service] = (changed, opened, url)
+                self._found[service] = _Found(str(folder), changed, opened, url)
                 return url
             os.close(opened)
             file.unlink(missing_ok=True)
         raise NotYet(f"service {service} does not run on {self.folder.parent}", retry_after_s=LOOK_AGAIN_S)
+
+
+class _Found(NamedTuple):
+    """A process: it lives while its file is locked, and nobody came after it while the folder is the same."""
+
+    folder: str
+    changed: int
+    opened: int
+    url: str
+
+
+def _changed_at(folder: str) -> int:
+    """0 if there is no such folder."""
+    try:
+        return os.stat(folder).st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _is_locked(opened: int) -> bool:

@@ -36,6 +36,7 @@ async def serve(asgi: ASGIApp, host: str = "127.0.0.1", port: int = 0, *, stop_s
         uvicorn.Config(
             asgi,
             interface="asgi3",
+            http="h11",  # uvicorn takes httptools where that is installed, which lets headers get as long as they like
             lifespan="off",
             log_config=None,
             access_log=False,
