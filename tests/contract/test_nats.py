@@ -16,7 +16,10 @@ from dev.servers.nats import PROGRAM, Nats
 from minuet.adapters.broker import BrokerTransport
 from minuet.adapters.broker.port import Disconnected, Queue, Received, Sending
 from minuet.adapters.nats import NatsBroker, split
+from minuet.adapters.nats.address import parse
+from minuet.adapters.nats.connection import Connection, NoStream, Request
 from minuet.adapters.nats.topology import consumer_name, covers
+from minuet.adapters.nats.wire import Heard
 from minuet.adapters.system import SystemIds
 from minuet.core.errors import ConfigurationError, MessageError
 from minuet.ports import Transport
@@ -352,6 +355,72 @@ async def test_a_connection_that_does_not_answer_is_let_go(nats_url: str, connec
             with pytest.raises(Disconnected, match="answered only 0 of 1"):
                 await broker.send([sending("1", orders)])
             await broker.disconnect()
+
+
+async def test_others_read_what_we_send_and_we_what_they_send(connect: Connect, client: Client, orders: str) -> None:
+    broker = await connect()
+    subscription = await client.subscribe(orders)
+    await client.flush()
+    await publish(broker, sending("1", orders, b'{"a": 1}', note="100 % \N{SNOWMAN}"))
+    theirs = await subscription.next_msg(timeout=PATIENCE_S)
+    headers = dict(theirs.headers or {})
+    assert headers.pop("Nats-Msg-Id").startswith(f"{orders} tests 1 ")
+    assert (theirs.data, headers) == (
+        b'{"a": 1}',
+        {
+            "Nats-Expected-Stream": orders.partition(".")[0],
+            "ce-id": "1",
+            "ce-source": "tests",
+            "ce-type": "OrderCreated",
+            "ce-note": "100%20%25%20%E2%98%83",
+        },
+    )
+    strange = {"Ce-Id": "2", "Content-Type": "text/plain", "ce-note": "\N{SNOWMAN} a:b", "other": "header"}
+    await client.publish(orders, b"text", headers=strange)
+    await client.publish(orders, b"bare")
+    received = [one for _ in range(3) for one in await fetch(broker, limit=1)]
+    assert [(one.body, dict(one.attributes)) for one in received[1:]] == [
+        (b"text", {"id": "2", "datacontenttype": "text/plain", "note": "\N{SNOWMAN} a:b"}),
+        (b"bare", {}),
+    ]
+
+
+async def test_an_attribute_that_can_be_no_header_is_refused_alone(connect: Connect, orders: str) -> None:
+    broker = await connect()
+    wrong, right = await broker.send([sending("1", orders, **{"a\r\nb": "c"}), sending("2", orders)])
+    assert isinstance(wrong, MessageError)
+    assert right is None
+    assert ids_of(await fetch(broker)) == ["2"]
+
+
+async def test_more_than_the_client_wants_to_have_waiting_is_sent_in_order(connect: Connect, orders: str) -> None:
+    broker = await connect()
+    body = b"x" * 300_000
+    await publish(broker, *(sending(str(number), orders, body) for number in range(30)))
+    got: list[str] = []
+    while len(got) < 30:
+        got += ids_of(await fetch(broker))
+    assert got == [str(number) for number in range(30)]
+
+
+async def test_who_cannot_handle_a_message_stops_nobody_from_hearing(nats_url: str, stream: str) -> None:
+    connection = await Connection.to(parse(f"{nats_url}/{stream}"), "test")
+    heard: list[bytes] = []
+
+    def fail(message: Heard) -> None:
+        raise ValueError(message.body)
+
+    try:
+        await connection.subscribe(f"{stream}.bad", fail)
+        await connection.subscribe(f"{stream}.good", lambda message: heard.append(message.body))
+        await connection.publish([Request(f"{stream}.bad", b"1"), Request(f"{stream}.good", b"2")])
+        with pytest.raises(NoStream):  # its answer comes behind both
+            await connection.ask(Request(f"{stream}.nobody"))
+        assert heard == [b"2"]
+    finally:
+        await connection.close()
+    with pytest.raises(Disconnected):
+        await connection.publish([Request(f"{stream}.good")])
 
 
 # Who we are

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from nats.aio.msg import Msg
 from nats.js.api import ConsumerConfig, StreamConfig
 
 from minuet.adapters.broker.port import Disconnected, Queue, Received, Sending
@@ -26,7 +25,7 @@ from minuet.adapters.nats.topology import (
     unfit_consumer,
     unfit_stream,
 )
-from minuet.adapters.nats.wire import headers_of, received_from, size_of
+from minuet.adapters.nats.wire import Heard, headers_of, received_from
 from minuet.core.errors import ConfigurationError, MessageError
 from minuet.ports import Features, Ids
 
@@ -148,8 +147,12 @@ class NatsBroker:
         requests: list[Request] = []
         indexes: list[int] = []
         for index, message in enumerate(messages):
-            headers = headers_of(message, self.address.stream)
-            size = size_of(headers, message.body)
+            try:
+                headers = headers_of(message, self.address.stream)
+            except MessageError as error:
+                outcomes[index] = error
+                continue
+            size = len(headers) + len(message.body)
             if size > connection.bytes_max:  # the server would end the connection
                 outcomes[index] = MessageError(
                     f"{message.attributes.get('type', 'a message')} {message.attributes.get('id', '')} has {size} "
@@ -162,13 +165,13 @@ class NatsBroker:
             outcomes[index] = self._outcome(messages[index], answer)
         return outcomes
 
-    def _outcome(self, message: Sending, answer: Msg | Exception) -> Exception | None:
+    def _outcome(self, message: Sending, answer: Heard | Exception) -> Exception | None:
         if isinstance(answer, NoStream):
             return NotKept(f"{self.address.name}: no stream takes messages of subject {message.destination}")
         if isinstance(answer, Exception):
             return answer
         try:
-            said = json.loads(answer.data)
+            said = json.loads(answer.body)
             error = said.get("error")
             stream = said.get("stream")
         except (ValueError, AttributeError):
@@ -212,8 +215,7 @@ class NatsBroker:
         requests = [Request(token, what) for token in tokens]
         try:
             if not confirmed:
-                for request in requests:
-                    await connection.publish(request)
+                await connection.publish(requests)
             elif requests:
                 await connection.tell(requests)
         except NoStream as error:
@@ -254,7 +256,7 @@ class NatsBroker:
             answer = await self._connected().ask(Request(f"{self._api}.{subject}", payload))
         except NoStream as error:
             raise Disconnected(f"{self.address.name}: JetStream does not answer: {error}") from error
-        said: dict[str, Any] = json.loads(answer.data)
+        said: dict[str, Any] = json.loads(answer.body)
         refused = said.get("error")
         if not refused:
             return said

@@ -14,11 +14,9 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
-from nats.aio.msg import Msg
-
 from minuet.adapters.broker.port import Disconnected
 from minuet.adapters.nats.connection import ANSWER_S, Connection, Request
-from minuet.adapters.nats.wire import status_of
+from minuet.adapters.nats.wire import Heard, status_of
 
 log = logging.getLogger("minuet.nats")
 
@@ -43,22 +41,22 @@ class Puller:
         connection: Connection,
         subject: str,
         *,
-        came: Callable[[Msg], None],
-        give_back: Callable[[Sequence[Msg]], Awaitable[None]],
+        came: Callable[[Heard], None],
+        give_back: Callable[[Sequence[Heard]], Awaitable[None]],
     ) -> None:
         self._connection = connection
         self._subject = subject
         self._came = came
         self._give_back = give_back
         self._inbox = ""
-        self._arrived: list[Msg] = []
+        self._arrived: list[Heard] = []
         self._missing = 0  # so many may still come for the open request; none is open if it is 0
         self._fault: str | None = None
         self._is_awaited = False
         self._ended = asyncio.Event()
         self._giving_back: set[asyncio.Task[None]] = set()
 
-    async def fetch(self, limit: int) -> Sequence[Msg]:
+    async def fetch(self, limit: int) -> Sequence[Heard]:
         """See `minuet.adapters.broker.port.Broker.fetch`."""
         self._is_awaited = True
         try:
@@ -100,9 +98,9 @@ class Puller:
             "no_wait": True,
             "expires": int(LINGER_S * 10**9),
         }
-        await self._connection.publish(Request(self._subject, json.dumps(what).encode()), self._inbox)
+        await self._connection.publish([Request(self._subject, json.dumps(what).encode())], self._inbox)
 
-    async def _heard(self, message: Msg) -> None:
+    def _heard(self, message: Heard) -> None:
         status, said = status_of(message)
         if not status:
             self._arrived.append(message)
@@ -125,7 +123,7 @@ class Puller:
         self._giving_back.add(task)
         task.add_done_callback(self._giving_back.discard)
 
-    async def _free_all(self, messages: Sequence[Msg]) -> None:
+    async def _free_all(self, messages: Sequence[Heard]) -> None:
         try:
             await self._give_back(messages)
         except Exception as error:  # then the connection is gone, and the next one frees them
