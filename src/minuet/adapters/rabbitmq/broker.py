@@ -10,27 +10,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from itertools import count
-from struct import error as StructError  # noqa: N812
 from typing import Any, Final
 
-from aiormq.channel import Channel
-from aiormq.exceptions import ChannelClosed, DeliveryError, PublishError
+from aiormq.exceptions import ChannelClosed
 
 from minuet.adapters.broker.port import Disconnected, Queue, Received, Sending
 from minuet.adapters.rabbitmq.link import Link, answered, explain
 from minuet.adapters.rabbitmq.member import Member
+from minuet.adapters.rabbitmq.outlet import NotKept, Outlet
 from minuet.adapters.rabbitmq.topology import Topology
 from minuet.adapters.rabbitmq.url import settings_of
-from minuet.adapters.rabbitmq.wire import properties_of
-from minuet.core.errors import MessageError, MinuetError
 from minuet.ports import Features, Ids
 
 BLOCKED_S_MAX: Final = 2.0
 """To wait for the end of an alarm before a message counts as not sent."""
-
-
-class NotKept(MinuetError):
-    """RabbitMQ did not take a message: nobody is there to get it, or it has no room. It may be sent again."""
 
 
 class RabbitMqBroker:
@@ -63,7 +56,7 @@ class RabbitMqBroker:
         self._members: dict[str, Member] = {}
         self._sending = Link(self.settings, f"{self._name} (sending)")
         self._receiving = Link(self.settings, f"{self._name} (receiving)")
-        self._outlet: Channel | None = None
+        self._outlet: Outlet | None = None
         self._topology = Topology(self._receiving, self.settings)
 
     async def connect(self) -> None:
@@ -74,7 +67,9 @@ class RabbitMqBroker:
         try:
             await self._receiving.connect()
             await self._sending.connect()
-            self._outlet = await self._sending.open_channel(confirms=True)
+            channel = await self._sending.open_channel(confirms=True)
+            self._outlet = Outlet(channel)
+            self._sending.hear(channel, self._outlet)
         except BaseException:
             await self.disconnect()
             raise
@@ -94,7 +89,7 @@ class RabbitMqBroker:
 
     async def send(self, messages: Sequence[Sending]) -> Sequence[Exception | None]:
         outcomes: list[Exception | None] = [None] * len(messages)
-        # The client finds a returned message again by its id alone, so no two of one id are on their way together.
+        # A returned message is found again by its id alone, so no two of one id are on their way together.
         for wave in _waves(messages):
             for position, outcome in zip(wave, await self._send_all([messages[one] for one in wave]), strict=True):
                 outcomes[position] = outcome
@@ -105,7 +100,7 @@ class RabbitMqBroker:
             raise Disconnected(f"there is no connection to {self.settings.shown}")
         if await self._sending.is_blocked(within_s=BLOCKED_S_MAX):
             return [self._blocked()] * len(messages)
-        sending = _publish_all(self._outlet, messages)
+        sending = self._outlet.publish(messages)
         try:
             return await answered(sending, f"sending {len(messages)} messages to {self.settings.shown}")
         except ChannelClosed as error:
@@ -149,28 +144,3 @@ def _waves(messages: Sequence[Sending]) -> list[list[int]]:
             waves.append([])
         waves[wave].append(position)
     return waves
-
-
-async def _publish_all(channel: Channel, messages: Sequence[Sending]) -> Sequence[Exception | None]:
-    return await asyncio.gather(*(_publish(channel, message) for message in messages))
-
-
-async def _publish(channel: Channel, message: Sending) -> Exception | None:
-    exchange, _, key = message.destination.partition("/")
-    name = f"{message.attributes.get('type', 'message')} {message.attributes.get('id', '')}".strip()
-    try:
-        await channel.basic_publish(
-            message.body,
-            exchange=exchange,
-            routing_key=key,
-            properties=properties_of(message.attributes),
-            mandatory=message.must_arrive,
-            wait=False,
-        )
-    except PublishError as returned:
-        return NotKept(f"{name} fits no queue at {message.destination} ({explain(returned)}); is its group declared?")
-    except DeliveryError as refused:
-        return NotKept(f"RabbitMQ did not keep {name} at {message.destination}: {refused}; is a queue full?")
-    except (ValueError, TypeError, StructError) as error:
-        return MessageError(f"{name} cannot be written as an AMQP message: {error}")
-    return None

@@ -30,7 +30,7 @@ from aiormq.exceptions import (
 from yarl import URL
 
 from minuet.adapters.broker.port import Disconnected
-from minuet.adapters.rabbitmq.reader import TolerantReader
+from minuet.adapters.rabbitmq.reader import FrameReader, Hearer
 from minuet.adapters.rabbitmq.url import Settings
 from minuet.core.errors import ConfigurationError
 
@@ -147,6 +147,11 @@ class Link:
         assert isinstance(channel, Channel)
         return channel
 
+    def hear(self, channel: Channel, hearer: Hearer) -> None:
+        """Let what comes by the thousand on this channel go there instead of to the client."""
+        assert self._wire.reader is not None
+        self._wire.reader.hear(channel.number, hearer)
+
     async def is_blocked(self, *, within_s: float) -> bool:
         """Whether the broker takes nothing from us now, and still will not after so many seconds."""
         try:
@@ -181,13 +186,14 @@ class _Wire(TransportFactory):
 
     def __init__(self) -> None:
         self.tls: ssl.SSLContext | None = None
+        self.reader: FrameReader | None = None
         self._writer: asyncio.StreamWriter | None = None
 
     async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         assert url.host is not None
         assert url.port is not None
         loop = asyncio.get_running_loop()
-        reader = TolerantReader(loop=loop)
+        reader = self.reader = FrameReader(loop)
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
         try:
             transport, _ = await loop.create_connection(lambda: protocol, url.host, url.port, ssl=self.tls)

@@ -12,14 +12,21 @@ from collections.abc import Coroutine, Iterable, Sequence
 from itertools import takewhile
 from typing import Any, Final
 
-from aiormq import spec
-from aiormq.abc import DeliveredMessage
+from aiormq.abc import ChannelFrame
 from aiormq.channel import Channel
 from aiormq.exceptions import ChannelClosed
 
 from minuet.adapters.broker.port import Disconnected, Received
+from minuet.adapters.rabbitmq.frames import (
+    DELIVER,
+    QOS_OK,
+    acknowledging,
+    asking_for_prefetch,
+    delivery_in,
+    putting_back,
+)
 from minuet.adapters.rabbitmq.link import Link, answered, explain, look_at, refused
-from minuet.adapters.rabbitmq.wire import attributes_in, deliveries_in
+from minuet.adapters.rabbitmq.wire import properties_in
 
 IDLE_S_MAX: Final = 1.0
 """To hold what was sent ahead after a fetch was cancelled and before the next one."""
@@ -47,6 +54,7 @@ class Member:
         self._tasks: set[asyncio.Task[None]] = set()
         self._ahead: deque[tuple[int, Received]] = deque()
         self._unsettled: dict[int, None] = {}  # delivery tags, in the order in which they came
+        self._asked: deque[asyncio.Future[None]] = deque()  # whether the broker has read what we sent
         self._news = asyncio.Event()
         self._lost = ""
 
@@ -85,8 +93,8 @@ class Member:
         first = list(takewhile(tags.__contains__, self._unsettled))  # everything up to here is done
         for tag in tags:
             del self._unsettled[tag]
-        frames = [channel.basic_ack(first[-1], multiple=True, wait=False)] if first else []
-        frames += [channel.basic_ack(tag, wait=False) for tag in tags.difference(first)]
+        frames = [acknowledging(channel.number, first[-1], multiple=True)] if first else []
+        frames += [acknowledging(channel.number, tag) for tag in tags.difference(first)]
         await self._send(frames, channel)
 
     async def give_back(self, tokens: Iterable[Token]) -> None:
@@ -123,10 +131,11 @@ class Member:
             try:
                 if self._channel is None:
                     self._channel = await self._link.open_channel()
+                    self._link.hear(self._channel, self)
                     self._channel.closing.add_done_callback(self._closed)
                     self._channel.on_consumer_cancel_callbacks.add(self._cancelled)
                     await answered(self._channel.basic_qos(prefetch_count=self._prefetch), what)
-                started = await answered(self._check().basic_consume(self._queue, self._came), what)
+                started = await answered(self._check().basic_consume(self._queue, _came_past_us), what)
             except ChannelClosed as error:
                 raise refused(error, what) from error
             self._consumer = started.consumer_tag or ""
@@ -149,7 +158,7 @@ class Member:
         for tag in tags:
             self._unsettled.pop(tag, None)
         # In their order: a quorum queue gives them out again in the order in which they were put back.
-        await self._send([channel.basic_nack(tag, requeue=True, wait=False) for tag in sorted(tags)], channel)
+        await self._send([putting_back(channel.number, tag) for tag in sorted(tags)], channel)
 
     def _stay(self) -> None:
         if self._idle is not None:
@@ -173,22 +182,31 @@ class Member:
         task.add_done_callback(look_at)
         return task
 
-    # What the client tells us
+    # What the broker tells us
 
-    async def _came(self, message: DeliveredMessage) -> None:
-        delivery, properties = message.delivery, message.header.properties
-        if self._lost or not isinstance(delivery, spec.Basic.Deliver) or delivery.delivery_tag is None:
+    def came(self, method: bytes, header: bytes, body: bytes) -> None:
+        if self._lost or not method.startswith(DELIVER):
             return
+        delivery = delivery_in(method)
+        attributes, deliveries = properties_in(header, redelivered=delivery.is_redelivered)
         received = Received(
-            destination=f"{delivery.exchange}/{delivery.routing_key}",
-            attributes=attributes_in(properties),
-            body=message.body,
-            token=(self._number, delivery.delivery_tag),
-            deliveries=deliveries_in(properties, redelivered=bool(delivery.redelivered)),
+            destination=delivery.destination,
+            attributes=attributes,
+            body=body,
+            token=(self._number, delivery.tag),
+            deliveries=deliveries,
         )
-        self._unsettled[delivery.delivery_tag] = None
-        self._ahead.append((delivery.delivery_tag, received))
+        self._unsettled[delivery.tag] = None
+        self._ahead.append((delivery.tag, received))
         self._news.set()
+
+    def told(self, method: bytes) -> bool:
+        if not method.startswith(QOS_OK) or not self._asked:
+            return False
+        asked = self._asked.popleft()
+        if not asked.done():
+            asked.set_result(None)
+        return True
 
     def _closed(self, closing: asyncio.Future[object]) -> None:
         error = None if closing.cancelled() else closing.exception()
@@ -197,15 +215,23 @@ class Member:
     def _cancelled(self, _: object) -> None:
         self.lose(f"queue {self._queue} is gone, or its node is")
 
-    async def _send(self, frames: Sequence[Coroutine[Any, Any, None]], channel: Channel) -> None:
+    async def _send(self, frames: Sequence[bytes], channel: Channel) -> None:
         """Send them and wait until the broker has read them: it answers a channel's frames in their order."""
+        payload = b"".join((*frames, asking_for_prefetch(channel.number, self._prefetch)))
 
         async def all_of_them() -> None:
-            for frame in frames:
-                await frame
-            await channel.basic_qos(prefetch_count=self._prefetch)
+            if channel.is_closed:
+                raise Disconnected(f"the channel of queue {self._queue} is closed")
+            answer = channel.create_future()  # the client ends it with the channel
+            await channel.write_queue.put(ChannelFrame(payload=payload, should_close=False))
+            self._asked.append(answer)
+            await answer
 
         try:
             await answered(all_of_them(), f"settling messages of queue {self._queue}")
         except ChannelClosed as error:
             raise refused(error, f"settling messages of queue {self._queue}") from error
+
+
+async def _came_past_us(_: object) -> None:
+    """Nothing does: messages are heard before the client sees them."""
