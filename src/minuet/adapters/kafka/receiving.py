@@ -5,6 +5,7 @@ The event loop says what it wants and the thread brings it:
 * Nothing is given unless somebody fetches. If nobody does for a while, the partitions are paused and polling goes on,
   for the sake of rebalances and of ``max.poll.interval.ms``. A message that comes with such a poll, or with one for
   the confirmation of a commit, waits for the next fetch.
+* When there are many, what comes within a moment is given at once: see `gathering`.
 * A commit's confirmation does not wake a poll that waits (with the consumer protocol of librdkafka 2.16 it is served
   only by the next poll, even for a commit on another thread). So, while a message is in somebody's hands and its
   acknowledgement may come, the thread waits for new messages in very short turns.
@@ -26,6 +27,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from minuet.adapters.broker.port import Disconnected, Received
 from minuet.adapters.kafka.failures import HOPELESS, NO_TOPIC, NOT_OURS_ANY_MORE, error_from, explain
+from minuet.adapters.kafka.gathering import Gathering
 from minuet.adapters.kafka.headers import attributes_from
 from minuet.adapters.kafka.progress import Progress
 from minuet.adapters.kafka.url import Options
@@ -195,6 +197,7 @@ class _Thread(threading.Thread):
         self._is_stopping = False
         self._lanes: dict[Lane, Progress] = {}
         self._early: deque[Message] = deque()  # polled and not given
+        self._gathering = Gathering()
         self._waiting: list[Acknowledging] = []  # until what they say is committed
         self._committing: dict[Lane, int] | None = None  # the one commit that is under way
         self._commit_not_before = 0.0
@@ -291,11 +294,12 @@ class _Thread(threading.Thread):
                 return
             self._early.append(first)
         if limit > len(self._early):
-            more = self._consumer.consume(limit - len(self._early), 0)
+            more = self._consumer.consume(limit - len(self._early), self._gathering.wait_s)
             self._early.extend(more)  # not the deque of before: a rebalance meanwhile makes a new one
         messages = [self._early.popleft() for _ in range(min(limit, len(self._early)))]
         given = [received for message in messages if (received := self._received(message)) is not None]
         if given:
+            self._gathering.gave(len(given))
             with self._called:
                 self._wanted = 0  # until somebody fetches again
             self._tell(self._owner.given, given)
