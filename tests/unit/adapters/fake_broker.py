@@ -80,6 +80,8 @@ class FakeBroker:
     """One connection to a `FakeServer`. Keeps order per key and gives a key to one member at a time, as a queue with
     message groups does."""
 
+    gathers = False
+
     def __init__(self, server: FakeServer) -> None:
         self.server = server
         self.features = server.features

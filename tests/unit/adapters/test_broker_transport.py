@@ -89,6 +89,35 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @in_virtual_time
+async def test_after_a_wave_what_comes_in_pieces_is_given_as_one() -> None:
+    server = FakeServer()
+    async with opened(server) as transport:
+        await publish(transport, *(message(f"first {number}") for number in range(5)))
+        await finish(transport, await receive(transport, 5))
+
+        async def in_pieces() -> None:
+            await publish(transport, message("one"), message("two"))
+            await asyncio.sleep(0.002)
+            await publish(transport, message("three"))
+
+        publishing = asyncio.create_task(in_pieces())
+        assert ids(await transport.receive("stock", 100)) == ["one", "two", "three"]
+        await publishing
+
+
+@in_virtual_time
+async def test_single_messages_are_given_at_once() -> None:
+    server = FakeServer()
+    async with opened(server) as transport:
+        loop = asyncio.get_running_loop()
+        for number in range(5):
+            await publish(transport, message(f"m{number}"))
+            began = loop.time()
+            await finish(transport, await receive(transport))
+            assert loop.time() == began
+
+
+@in_virtual_time
 async def test_a_server_that_comes_up_late_is_waited_for() -> None:
     server = FakeServer(is_up=False)
     transport = transport_on(server)

@@ -114,6 +114,11 @@ class Held:
             self._place(line)
         return True
 
+    def has_ready(self, now: float) -> bool:
+        """Whether there is something to hand out now."""
+        self._wake(now)
+        return bool(self._ready)
+
     def take(self, limit: int, now: float) -> Sequence[HeldMessage]:
         """Hand out what may go out now, up to ``limit``."""
         self._wake(now)

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
+from minuet.adapters.broker.gathering import Gathering
 from minuet.adapters.broker.held import Held, HeldMessage
 from minuet.adapters.broker.link import Link
 from minuet.adapters.broker.port import Broker, Disconnected
@@ -28,6 +29,7 @@ class Member:
         self._acknowledging = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self._is_stopped = False
+        self._gathering = Gathering()
 
     def start(self) -> None:
         """Begin to fetch."""
@@ -53,11 +55,14 @@ class Member:
         """
         loop = asyncio.get_running_loop()
         while True:
+            if self.held.has_ready(loop.time()):
+                await self._gather(limit)
             if self._is_stopped:
                 raise Disconnected(f"{self._link.name} is closed")
             # From here to the return nothing may be awaited: who is cancelled has taken nothing.
             taken = self.held.take(limit, loop.time())
             if taken:
+                self._gathering.gave(len(taken))
                 return [delivery_of(self.group, message) for message in taken]
             self._news.clear()
             due_at = self.held.next_due()
@@ -67,6 +72,12 @@ class Member:
             finally:
                 if alarm:
                     alarm.cancel()
+
+    async def _gather(self, limit: int) -> None:
+        """Wait for what comes in a moment, if it is likely that more does."""
+        wait_s = self._gathering.wait_s
+        if wait_s and len(self.held) < limit and not self._broker.gathers:
+            await asyncio.sleep(wait_s)
 
     async def settle(self, settled: Sequence[tuple[HeldMessage, Settlement]]) -> None:
         """See `minuet.ports.Transport.settle`. What cannot be said to the broker now is forgotten: it comes again."""

@@ -82,12 +82,14 @@ class Broker(Protocol):
         features: how it differs from others.
         hold_s: what was fetched and is not acknowledged goes to another member after so many seconds, unless `keep` is
             called in time. None: not while this connection lives.
+        gathers: whether `fetch` waits itself for the rest of what comes in pieces; else the member does: `gathering`.
         revoked: set by the owner before `connect`. To be called on the event loop with a group and a lane when that
             lane is another member's from now on. What `fetch` returns after that must not be of that lane.
     """
 
     features: Features
     hold_s: float | None
+    gathers: bool
     revoked: Callable[[str, str], None]
 
     async def connect(self) -> None:

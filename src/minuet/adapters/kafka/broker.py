@@ -51,6 +51,7 @@ class KafkaBroker:
         survives_restart=True,
     )
     hold_s: float | None = None
+    gathers = True
 
     def __init__(self, url: str, ids: Ids) -> None:
         self._options = seldom(options_from(url), ids.chance())

@@ -25,9 +25,9 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from minuet.adapters.broker.gathering import Gathering
 from minuet.adapters.broker.port import Disconnected, Received
 from minuet.adapters.kafka.failures import HOPELESS, NO_TOPIC, NOT_OURS_ANY_MORE, error_from, explain
-from minuet.adapters.kafka.gathering import Gathering
 from minuet.adapters.kafka.headers import attributes_from
 from minuet.adapters.kafka.progress import Progress
 from minuet.adapters.kafka.url import Options
@@ -43,6 +43,9 @@ SHORT_WAIT_S = 0.002  # while acknowledgements may come
 PAUSE_AFTER_S = 0.25  # without anybody fetching
 COMMIT_S_MAX = 15.0
 COMMIT_AGAIN_S = 0.05
+# A wave comes partition by partition, so its pieces are further apart than on other brokers.
+GATHER_EACH_S = 0.003
+GATHER_S_MAX = 0.02
 
 
 @dataclass(eq=False)
@@ -197,7 +200,7 @@ class _Thread(threading.Thread):
         self._is_stopping = False
         self._lanes: dict[Lane, Progress] = {}
         self._early: deque[Message] = deque()  # polled and not given
-        self._gathering = Gathering()
+        self._gathering = Gathering(GATHER_EACH_S, GATHER_S_MAX)
         self._waiting: list[Acknowledging] = []  # until what they say is committed
         self._committing: dict[Lane, int] | None = None  # the one commit that is under way
         self._commit_not_before = 0.0

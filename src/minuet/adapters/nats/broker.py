@@ -60,6 +60,7 @@ class NatsBroker:
     features = Features(
         ordered_across_members=False, counts_deliveries=True, body_bytes_max=PAYLOAD_BYTES - HEADERS_BYTES
     )
+    gathers = False
     revoked: Callable[[str, str], None]
 
     def __init__(self, url: str, ids: Ids) -> None:

@@ -38,6 +38,7 @@ class RabbitMqBroker:
     """
 
     hold_s: float | None = None
+    gathers = False
     revoked: Callable[[str, str], None]
 
     def __init__(self, url: str, ids: Ids) -> None:

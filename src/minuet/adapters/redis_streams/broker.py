@@ -41,6 +41,7 @@ class RedisBroker:
     """
 
     features = Features(ordered_across_members=False, counts_deliveries=True, body_bytes_max=BODY_BYTES)
+    gathers = False
     revoked: Callable[[str, str], None]
 
     def __init__(self, url: str, ids: Ids) -> None:

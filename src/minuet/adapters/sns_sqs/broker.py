@@ -45,6 +45,8 @@ class SnsSqsBroker:
         ConfigurationError: the URL makes no sense, or the SDK is not installed.
     """
 
+    gathers = False
+
     def __init__(self, url: str, ids: Ids, *, heard_s: float = HEARD_S) -> None:
         self._address = parse(url)
         if find_spec("aiobotocore") is None:
