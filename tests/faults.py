@@ -160,6 +160,11 @@ class FaultProxy:
         """Break all connections now, with a reset to both sides; how many there were. New ones fare as before."""
         return self._do(self._reset_all)
 
+    def end(self) -> int:
+        """End all connections now, in order and to both sides, as a load balancer does with those that are idle; how
+        many there were. New ones fare as before."""
+        return self._do(self._end_all)
+
     def cut(self, *, after_bytes: int, direction: Direction) -> None:
         """Once: the first connection that has carried so many bytes from now on is reset; not a byte more arrives.
 
@@ -263,6 +268,15 @@ class FaultProxy:
         for connection in broken:
             self._break(connection)
         return len(broken)
+
+    def _end_all(self) -> int:
+        ending = [connection for connection in self._connections if connection.server is not None]
+        for connection in ending:
+            for direction in Direction:
+                _, destination = connection.ends(direction)
+                with contextlib.suppress(OSError):
+                    destination.shutdown(socket.SHUT_WR)
+        return len(ending)
 
     async def _shut(self) -> None:
         self._stop_listening()

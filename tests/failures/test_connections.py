@@ -239,6 +239,27 @@ async def test_20_a_connection_that_is_dead_in_one_direction_is_noticed(
         await assert_done(system, "first", "meanwhile", "after")
 
 
+async def test_20_a_connection_that_is_ended_in_order_is_noticed_by_who_only_listens(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a load balancer ends those that are idle: nobody sends anything who would find out."""
+    site.ground.hurry(monkeypatch)
+    async with at_work(order_app(), site.channels, tmp_path) as system:
+        await place(system, "first")
+        await ended(system, "first")
+        await system.drained()
+        for turn in range(3):
+            accepted = site.proxy.seen["accepted"]
+            assert site.proxy.end()
+
+            async def is_back(accepted: int = accepted) -> bool:
+                return site.proxy.seen["accepted"] > accepted
+
+            await until(is_back, "whoever listens has connected anew", within_s=5)
+            await place(system, f"after-{turn}")
+            await assert_done(system, f"after-{turn}")
+
+
 async def test_21_a_message_whose_confirmation_is_lost_is_published_again_and_handled_once(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from minuet.adapters.broker.port import Sending
-from minuet.adapters.nats.wire import Heard, attributes_in, headers_of, received_from, status_of
+from minuet.adapters.nats.wire import Heard, attribute_named, attributes_in, headers_of, received_from, status_of
 from minuet.core.errors import MessageError
 
 REPLY = "$JS.ACK.shop.minuet-inventory.3.17.20.1700000000.0"
@@ -106,3 +106,10 @@ def test_the_server_speaks_by_a_status(headers: bytes, status: tuple[str, str]) 
 
 def test_a_message_of_a_stream_is_never_a_status() -> None:
     assert status_of(heard(b"NATS/1.0 404 No Messages\r\n\r\n", REPLY)) == ("", "")
+
+
+def test_a_name_that_is_no_attributes_is_not_remembered() -> None:
+    attribute_named.cache_clear()
+    block = "NATS/1.0\r\nce-id: e-1\r\nce-" + "x" * 100_000 + ": 1\r\n\r\n"
+    assert attributes_in(block.encode()) == {"id": "e-1"}
+    assert attribute_named.cache_info().currsize == 1

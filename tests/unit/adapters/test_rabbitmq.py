@@ -27,9 +27,10 @@ from minuet.adapters.rabbitmq.frames import (
     publishing,
     putting_back,
 )
-from minuet.adapters.rabbitmq.outlet import WRITE_BYTES, Outlet
+from minuet.adapters.rabbitmq.outlet import FRAME_BYTES, WRITE_BYTES, Outlet
 from minuet.adapters.rabbitmq.reader import FrameReader
 from minuet.adapters.rabbitmq.wire import HEADERS_BYTES_MAX, header_of, message_id_in, properties_in
+from minuet.core.errors import MessageError
 
 NAME = st.text("abcdefghijklmnopqrstuvwxyz0123456789", min_size=1, max_size=20)
 ATTRIBUTES = st.dictionaries(NAME, st.text(st.characters(codec="utf-8"), max_size=300), max_size=8)
@@ -229,6 +230,26 @@ async def test_the_client_sees_a_sign_of_what_goes_past_it() -> None:
     assert await reader.read() == HEARTBEAT
 
 
+async def test_the_end_of_the_stream_is_told_to_whoever_waits_for_it() -> None:
+    """asyncio tells it twice: when the other side ends the stream, and when ours is closed."""
+
+    async def end_it(_: asyncio.StreamReader, theirs: asyncio.StreamWriter) -> None:
+        theirs.write(HEARTBEAT + HEARTBEAT[:3])
+        await theirs.drain()
+        theirs.close()
+
+    loop = asyncio.get_running_loop()
+    async with await asyncio.start_server(end_it, "127.0.0.1", 0) as server:
+        reader = FrameReader(loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        transport, _ = await loop.create_connection(lambda: protocol, *server.sockets[0].getsockname())
+        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+        assert await reader.read() == HEARTBEAT + HEARTBEAT[:3]
+        writer.close()
+        async with asyncio.timeout(10):
+            await writer.wait_closed()
+
+
 # -- the outlet --------------------------------------------------------------------------------------------------------
 
 
@@ -333,3 +354,25 @@ async def test_nothing_is_written_to_a_closed_channel() -> None:
     with pytest.raises(Disconnected):
         await outlet_on(line).publish([sending("a")])
     assert line.write_queue.empty()
+
+
+@pytest.mark.parametrize("no_limit", [0, -8])
+async def test_where_the_server_sets_no_limit_a_body_goes_in_large_frames(no_limit: int) -> None:
+    line = Line()
+    line.max_content_size = no_limit
+    publishing = asyncio.create_task(outlet_on(line).publish([sending("a", b"x" * (FRAME_BYTES + 1))]))
+    written = (await line.write_queue.get()).payload
+    assert (written.count(b"x" * FRAME_BYTES), written[-2:]) == (1, b"x\xce")
+    publishing.cancel()
+
+
+async def test_attributes_that_fit_into_no_frame_are_refused_and_stop_nobody() -> None:
+    line = Line()
+    line.max_content_size = 400
+    outlet = outlet_on(line)
+    publishing = asyncio.create_task(outlet.publish([sending("a", note="x" * 500), sending("b")]))
+    await line.write_queue.get()
+    outlet.told(payload_of(spec.Basic.Ack(1, multiple=False)))
+    refused, kept = await publishing
+    assert isinstance(refused, MessageError)
+    assert kept is None

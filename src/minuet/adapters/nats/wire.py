@@ -16,6 +16,8 @@ VERSION = "NATS/1.0"
 """What a block of headers begins with; if it is the server that speaks, a status follows."""
 LINE_END = "\r\n"
 BLANK = " \t\n\r\v\f"
+NAME_MAX = 256
+"""Characters of a header's name; nobody's attribute has a longer one, and names are remembered."""
 PREFIX = "ce-"
 CONTENT_TYPE = "content-type"
 MESSAGE_ID = "Nats-Msg-Id"
@@ -109,7 +111,7 @@ def attributes_in(headers: bytes) -> dict[str, str]:
     attributes = {}
     for line in headers.decode(errors="replace").split(LINE_END)[1:]:
         name, colon, value = line.partition(":")
-        attribute = attribute_named(name) if colon else None
+        attribute = attribute_named(name) if colon and len(name) <= NAME_MAX else None
         if attribute is not None:
             attributes[attribute] = unquoted(value.strip(BLANK))
     return attributes

@@ -22,6 +22,7 @@ from minuet.adapters.rabbitmq.wire import header_of, message_id_in, message_id_o
 from minuet.core.errors import MessageError, MinuetError
 
 WRITE_BYTES: Final = 128 * 1024  # at once; a larger message goes alone
+FRAME_BYTES: Final = 128 * 1024  # of a body, where the server sets no limit
 
 
 class NotKept(MinuetError):
@@ -117,15 +118,21 @@ class Outlet:
         wave.end_if_over()
 
     def _written_or_refused(self, position: int, message: Sending, wave: Wave) -> bytes:
+        part_max = self._channel.max_content_size
+        if part_max <= 0:  # a server whose frame_max is 0 sets none
+            part_max = FRAME_BYTES
         try:
             message_id = message_id_of(message.attributes) or uuid4().hex
+            header = header_of(message.attributes, message_id, len(message.body))
+            if len(header) > part_max:  # the server would end the connection
+                raise ValueError(f"its attributes have {len(header)} bytes, {part_max} is the most on this server")
             written = publishing(
                 self._channel.number,
                 message.destination,
-                header_of(message.attributes, message_id, len(message.body)),
+                header,
                 message.body,
                 mandatory=message.must_arrive,
-                part_max=self._channel.max_content_size,
+                part_max=part_max,
             )
         except (ValueError, TypeError, StructError) as error:
             problem = f"{_name_of(message)} cannot be written as an AMQP message: {error}"

@@ -77,8 +77,10 @@ class FrameReader(asyncio.StreamReader):
             self._show_a_sign()
 
     def feed_eof(self) -> None:
-        super().feed_data(self._begun)
-        self._begun = b""
+        # asyncio says it twice: when the other side ends the stream, and when ours is closed. Then no data may follow.
+        begun, self._begun = self._begun, b""
+        if begun:
+            super().feed_data(begun)
         super().feed_eof()
 
     def _take(self, kind: int, channel: int, payload: bytes, hearer: Hearer) -> bool:
