@@ -608,9 +608,8 @@ async def test_temporals_own_cancel_leaves_nothing_half_done(site: Site) -> None
         await (await site.workflow(name, trips.SAGA)).cancel()
 
         async def has_seen_it() -> bool:
-            told = kinds(await site.history(name, trips.SAGA))
-            at = told.index("WORKFLOW_EXECUTION_CANCEL_REQUESTED")
-            return "WORKFLOW_TASK_COMPLETED" in told[at:]
+            told, asked = kinds(await site.history(name, trips.SAGA)), "WORKFLOW_EXECUTION_CANCEL_REQUESTED"
+            return asked in told and "WORKFLOW_TASK_COMPLETED" in told[told.index(asked) :]
 
         await until(has_seen_it, "the workflow knows of it")
         conduct.now["mended"] = lambda: True
