@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ examples:
   python -m benchmarks --quick                         one short round of what the goals need
   python -m benchmarks --only 'choreography*' 'faststream-*' --rounds 5
   python -m benchmarks --from run.json --plot run      the tables and the plot of a run once more
+  python -m benchmarks --from goals.json more.json     of two runs, as one
 """
 
 
@@ -55,7 +57,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there, for docs/performance.md")
     parser.add_argument("--growth", type=Path, metavar="FILE", help="what benchmarks.growth wrote, for its goals")
     parser.add_argument(
-        "--from", type=Path, metavar="FILE", dest="again", help="show a run that was written, measure nothing"
+        "--from",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        dest="again",
+        help="show runs that were written as one, measure nothing; what is in several is taken from the first",
     )
     parser.add_argument("--dir", type=Path, help="where the databases are; it must be on a disk")
     given = parser.parse_args()
@@ -110,6 +117,20 @@ def measure(given: argparse.Namespace, contenders: list[Contender]) -> dict[str,
     }
 
 
+def merged(files: Sequence[Path]) -> dict[str, Any]:
+    """Several runs as one. A number in flight of somebody is taken whole from the first run that has it."""
+    runs: list[dict[str, Any]] = [json.loads(file.read_text()) for file in files]
+    result, *others = runs
+    for other in others:
+        there = {(row["contender"], row["in_flight"]) for row in result["measurements"]}
+        result["measurements"] += [
+            row for row in other["measurements"] if (row["contender"], row["in_flight"]) not in there
+        ]
+        names = {one["name"] for one in result["contenders"]}
+        result["contenders"] += [one for one in other["contenders"] if one["name"] not in names]
+    return result
+
+
 def part_of(file: Path) -> Path:
     """Where the measurements are while there are more to come, a JSON object in each line."""
     return file.with_name(f"{file.name}.part")
@@ -140,7 +161,7 @@ def main() -> None:
         contenders = chosen(given.only)
     except NobodyOfThatName as error:
         sys.exit(str(error))
-    result = json.loads(given.again.read_text()) if given.again else measure(given, contenders)
+    result = merged(given.again) if given.again else measure(given, contenders)
     verdicts = goals.judge(result["measurements"], times_of(given, result))
     result["goals"] = [verdict.as_json() for verdict in verdicts]
     if given.json:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -135,6 +136,7 @@ def measure(
                 folder = folders[one.name] = Path(kept) / str(number)
                 folder.mkdir()
                 one.fill(folder)
+                os.sync()  # what is still to be written to the disk would slow down who is measured first
                 took_s, size_mb = time.monotonic() - began, filling.size_mb(folder)
                 console.print(f"{title}: filled with {one.name} in {took_s:.0f} s, {size_mb:,.0f} MB")
         for number in range(given.rounds):

@@ -161,8 +161,8 @@ class FaultProxy:
         return self._do(self._reset_all)
 
     def end(self) -> int:
-        """End all connections now, in order and to both sides, as a load balancer does with those that are idle; how
-        many there were. New ones fare as before."""
+        """Tell the clients of all connections that nothing more comes, as a load balancer does with those that are
+        idle; how many there were. The server hears of it when they close. New ones fare as before."""
         return self._do(self._end_all)
 
     def cut(self, *, after_bytes: int, direction: Direction) -> None:
@@ -272,10 +272,8 @@ class FaultProxy:
     def _end_all(self) -> int:
         ending = [connection for connection in self._connections if connection.server is not None]
         for connection in ending:
-            for direction in Direction:
-                _, destination = connection.ends(direction)
-                with contextlib.suppress(OSError):
-                    destination.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):
+                connection.client.shutdown(socket.SHUT_WR)
         return len(ending)
 
     async def _shut(self) -> None:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from confluent_kafka import KafkaException
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from dev.servers import debian
@@ -134,11 +134,19 @@ class Kafka(Server):
         self.spawn([*java, "kafka.Kafka", settings])
 
     def is_ready(self) -> bool:
+        here = {"bootstrap.servers": f"{HOST}:{self.port}", "log_level": 0}
         try:
-            metadata = AdminClient({"bootstrap.servers": f"{HOST}:{self.port}", "log_level": 0}).list_topics(timeout=2)
+            if not AdminClient(here).list_topics(timeout=2).brokers:
+                return False
+            # The first who asks for a group has the server make the topic that keeps them, which takes seconds.
+            consumer = Consumer({**here, "group.id": "is-it-ready"})
+            try:
+                consumer.committed([TopicPartition("nothing", 0)], timeout=2)
+            finally:
+                consumer.close()
         except KafkaException:
             return False
-        return bool(metadata.brokers)
+        return True
 
     def _write_settings(self) -> Path:
         listeners = f"PLAINTEXT://{HOST}:{self.port},CONTROLLER://{HOST}:{self._controller_port}"

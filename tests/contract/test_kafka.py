@@ -372,14 +372,20 @@ async def test_what_a_killed_process_had_is_taken_over(connect: Connect, url: st
     assert ids_of(await fetch(survivor, group)) == ["1"]
 
 
-@pytest.mark.server
-async def test_a_message_that_the_topic_does_not_take_is_refused_alone(connect: Connect, url: str, group: str) -> None:
-    broker = await connect()
-    small = f"small-{group}"
+@pytest.fixture
+async def small(url: str, group: str) -> str:
+    """A topic that takes little at once."""
+    topic = f"small-{group}"
     maker = KafkaBroker(f"{url}&topic.max.message.bytes=40000", SystemIds())
     await maker.connect()
-    await maker.declare([], [small], only_new=True)
+    await maker.declare([], [topic], only_new=True)
     await maker.disconnect()
+    return topic
+
+
+@pytest.mark.server
+async def test_a_message_that_the_topic_does_not_take_is_refused_alone(connect: Connect, small: str) -> None:
+    broker = await connect()
     outcomes = await broker.send([sending(str(n), small, key=str(n), body=b"x" * 30_000) for n in range(9)])
     assert list(outcomes) == [None] * 9  # though no two of them would fit into one batch
     first, second = await broker.send([sending("1", small, body=b"x" * 50_000), sending("2", small, key="a")])
@@ -387,6 +393,17 @@ async def test_a_message_that_the_topic_does_not_take_is_refused_alone(connect: 
     assert second is None
     (different,) = await broker.check([], [small])
     assert "40000" in different
+
+
+@pytest.mark.server
+async def test_a_message_that_the_topic_does_not_take_spoils_nobody_elses_sending(connect: Connect, small: str) -> None:
+    broker = await connect()
+    large = sending("large", small, body=b"x" * 50_000)
+    good = [sending(str(n), small) for n in range(8)]
+    # All go in one batch, which is refused as a whole, so that all are tried again at once.
+    (first,), *others = await asyncio.gather(*(broker.send([one]) for one in (large, *good)))
+    assert isinstance(first, MessageError)
+    assert [list(one) for one in others] == [[None]] * len(good)
 
 
 @pytest.mark.server

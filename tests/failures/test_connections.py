@@ -228,12 +228,7 @@ async def test_20_a_connection_that_is_dead_in_one_direction_is_noticed(
         accepted = site.proxy.seen["accepted"]
         site.proxy.half_open(dead)
         await place(system, "meanwhile")
-
-        async def noticed() -> bool:
-            """A client that believes in its connection makes no other."""
-            return site.proxy.seen["accepted"] > accepted
-
-        await until(noticed, "somebody has noticed and connects anew", within_s=30)
+        await connected_anew(site, accepted, within_s=30)
         site.proxy.heal()
         await place(system, "after")
         await assert_done(system, "first", "meanwhile", "after")
@@ -251,13 +246,18 @@ async def test_20_a_connection_that_is_ended_in_order_is_noticed_by_who_only_lis
         for turn in range(3):
             accepted = site.proxy.seen["accepted"]
             assert site.proxy.end()
-
-            async def is_back(accepted: int = accepted) -> bool:
-                return site.proxy.seen["accepted"] > accepted
-
-            await until(is_back, "whoever listens has connected anew", within_s=5)
+            await connected_anew(site, accepted, within_s=5)
             await place(system, f"after-{turn}")
             await assert_done(system, f"after-{turn}")
+
+
+async def connected_anew(site: Site, accepted: int, *, within_s: float) -> None:
+    """Until somebody has noticed: a client that believes in its connection makes no other."""
+
+    async def more_are_accepted() -> bool:
+        return site.proxy.seen["accepted"] > accepted
+
+    await until(more_are_accepted, "somebody has noticed and connects anew", within_s=within_s)
 
 
 async def test_21_a_message_whose_confirmation_is_lost_is_published_again_and_handled_once(

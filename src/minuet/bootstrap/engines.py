@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -101,10 +101,10 @@ class TellingReactor(Reactor):
         told = replace(envelope, saga=ref, may_refuse=False)
         return Entry(key=_tell_key(ref, literal), handler=TELL, envelope=told, changed_at=self.clock.now())
 
-    def _fact(self, saga: Saga, ref: SagaRef, literal: Literal) -> Iterator[Fact]:
+    def _fact(self, saga: Saga, ref: SagaRef, literal: Literal) -> Sequence[Fact]:
         # Also what no rule looks at, such as the answer to the last command: the workflow waits for it.
-        if ref.coordination is self.acts_in and literal in saga.rules.events:
-            yield Fact(saga, ref, literal)
+        is_mine = ref.coordination is self.acts_in and literal in saga.rules.events
+        return (Fact(saga, ref, literal),) if is_mine else ()
 
 
 def _tell_key(ref: SagaRef, literal: Literal) -> str:

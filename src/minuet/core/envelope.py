@@ -78,8 +78,12 @@ class Envelope:
     @property
     def coordinations(self) -> frozenset[Coordination]:
         """How the sagas that this message belongs to are coordinated. Empty for a stranger's message."""
+        if self.saga and not self.begins:
+            return _ONLY[self.saga.coordination]
         refs = (self.saga, *self.begins) if self.saga else self.begins
         return frozenset(ref.coordination for ref in refs)
 
 
+#: Made once: they are asked for with each message and each group.
+_ONLY = {coordination: frozenset((coordination,)) for coordination in Coordination}
 _SENT = tuple(one.name for one in fields(Envelope) if one.name != "message")

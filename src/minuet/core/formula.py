@@ -85,6 +85,10 @@ def _flatten(kind: type[All] | type[Any], parts: tuple[Formula, ...]) -> tuple[F
 
 def holds(formula: Formula, known: Collection[Literal]) -> bool:
     """Whether the formula is true of these known messages. Each shared sub-tree is looked at once."""
+    if isinstance(formula, All):  # mostly one of its own literals is missing, and nothing below has to be looked at
+        for part in formula.parts:
+            if isinstance(part, Literal) and part not in known:
+                return False
     seen: dict[int, bool] = {}
 
     def walk(node: Formula) -> bool:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from minuet.core.errors import DefinitionError
@@ -306,15 +307,15 @@ class Saga:
         check_saga(self)
         object.__setattr__(self, "rules", compile_saga(self))
 
-    @property
+    @cached_property
     def steps(self) -> tuple[Step, ...]:
         return tuple(steps_of(self.root))
 
-    @property
+    @cached_property
     def waits(self) -> tuple[Wait, ...]:
         return tuple(leaf for leaf in self.leaves if isinstance(leaf, Wait))
 
-    @property
+    @cached_property
     def leaves(self) -> tuple[Leaf, ...]:
         """Its steps and its waits, in reading order."""
         return tuple(leaves_of(self.root))

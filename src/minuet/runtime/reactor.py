@@ -7,7 +7,7 @@ says which literals a message makes known, and under which definition and coordi
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import quote
 
@@ -106,6 +106,7 @@ class Reactor:
         self._rules: dict[str, dict[Literal, tuple[Rule, ...]]] = {
             saga.fingerprint: self._index(saga) for saga in app.sagas
         }
+        self._waiting = [saga for saga in app.sagas if saga.waits]
 
     def _index(self, saga: Saga) -> dict[Literal, tuple[Rule, ...]]:
         mine = saga.rules.every if self.place == ORCHESTRATOR else project(saga.rules, self.place)
@@ -117,51 +118,53 @@ class Reactor:
 
     # -- what a message means here -------------------------------------------------------------------------------------
 
-    def facts(self, envelope: Envelope, event: Event) -> Iterator[Fact]:
+    def facts(self, envelope: Envelope, event: Event) -> list[Fact]:
         """What the event makes known to the rules of this place.
 
         Raises:
             MessageError: it belongs to a definition that nobody here has, or several steps can have caused it.
         """
+        facts: list[Fact] = []
+        of = envelope.saga
         for saga in self.app.current_sagas.values():
-            begun = next((one for one in envelope.begins if one.name == saga.name), None)
+            begun = next((one for one in envelope.begins if one.name == saga.name), None) if envelope.begins else None
             if begun is not None or isinstance(event, saga.begins_with):
-                yield from self._beginning(saga, begun, envelope, event)
-            elif envelope.saga is not None and envelope.saga.name == saga.name:
-                if envelope.saga.coordination is self.acts_in:
-                    definition = self._definition(envelope.saga)
-                    yield from self._fact(definition, envelope.saga, literal_of(envelope.saga.step, type(event)))
-            elif envelope.saga is None and envelope.source not in self.app.services and not _waits_for(saga, event):
+                facts += self._beginning(saga, begun, envelope, event)
+            elif of is not None and of.name == saga.name:
+                if of.coordination is self.acts_in:
+                    facts += self._fact(self._definition(of), of, literal_of(of.step, type(event)))
+            elif of is None and envelope.source not in self.app.services and not _waits_for(saga, event):
                 # What our own services publish outside of a saga was asked for by somebody who coordinates it himself.
-                yield from self._inferred(saga, envelope, event)
-        yield from self._awaited(envelope, event)
+                facts += self._inferred(saga, envelope, event)
+        if self._waiting:
+            facts += self._awaited(envelope, event)
+        return facts
 
-    def _beginning(self, saga: Saga, ref: SagaRef | None, envelope: Envelope, event: Event) -> Iterator[Fact]:
+    def _beginning(self, saga: Saga, ref: SagaRef | None, envelope: Envelope, event: Event) -> Sequence[Fact]:
         if ref is None:
             if envelope.begins or envelope.source in self.app.services:
-                return
+                return ()
             ref = self.begin(saga, event)
-        if ref.coordination is self.acts_in:
-            yield from self._fact(self._definition(ref), ref, BEGUN)
+        return self._fact(self._definition(ref), ref, BEGUN) if ref.coordination is self.acts_in else ()
 
-    def _inferred(self, saga: Saga, envelope: Envelope, event: Event) -> Iterator[Fact]:
+    def _inferred(self, saga: Saga, envelope: Envelope, event: Event) -> Sequence[Fact]:
         mine = self._rules[saga.fingerprint]
         if not any(type(event) in saga.rules.events[literal] for literal in mine):
-            return  # no rule here looks at it, whichever step it may have come from
+            return ()  # no rule here looks at it, whichever step it may have come from
         literal = infer(saga.rules, type(event))
         if literal is None:
-            return
+            return ()
         # A stranger's partition key is his own affair, if the event itself says which saga it is about.
         saga_id = getattr(event, saga.key, None) or envelope.key
         if not saga_id:
             raise MessageError(f"{envelope.type} says neither {saga.key} nor ce-sagaid, so its {saga.name} is unknown")
         ref = SagaRef(saga.name, str(saga_id), saga.fingerprint, self.coordination_of(saga.name), literal.step)
-        yield from self._fact(saga, ref, literal)
+        return self._fact(saga, ref, literal)
 
     def _awaited(self, envelope: Envelope, event: Event) -> Iterator[Fact]:
         """What it says to the sagas that wait for it, whoever has published it."""
         found: set[tuple[str, Literal]] = set()
-        for saga in self.app.sagas:
+        for saga in self._waiting:
             if envelope.saga is not None and envelope.saga.name == saga.name:
                 continue
             for literal in _waits_for(saga, event):
@@ -190,9 +193,9 @@ class Reactor:
                     return replace(fact, saga=saga, ref=ref) if saga is not None and is_here else None
         return fact if fact.ref.coordination is self.acts_in else None
 
-    def _fact(self, saga: Saga, ref: SagaRef, literal: Literal) -> Iterator[Fact]:
-        if ref.coordination is self.acts_in and literal in self._rules[saga.fingerprint]:
-            yield Fact(saga, ref, literal)
+    def _fact(self, saga: Saga, ref: SagaRef, literal: Literal) -> Sequence[Fact]:
+        is_mine = ref.coordination is self.acts_in and literal in self._rules[saga.fingerprint]
+        return (Fact(saga, ref, literal),) if is_mine else ()
 
     def _definition(self, ref: SagaRef) -> Saga:
         saga = self.app.saga(ref.name, ref.definition)

@@ -284,6 +284,23 @@ class TransportContract:
         assert isinstance(second, Exception)
         assert sorted(ids_of(await self.receive(transport, least=2))) == ["1", "3"]
 
+    async def test_those_who_publish_at_once_are_each_told_of_their_own(self, transport: Transport) -> None:
+        huge = b"x" * (transport.features.body_bytes_max + 1)
+        calls = [[message(f"{key}-{number}", key=key) for number in range(20)] for key in "abcd"]
+        calls[1].insert(10, message("b-huge", key="b-huge", body=huge))
+        told = await asyncio.gather(*map(transport.publish, calls))
+        refused = [
+            one.envelope.id
+            for call, outcomes in zip(calls, told, strict=True)
+            for one, outcome in zip(call, outcomes, strict=True)
+            if outcome is not None
+        ]
+        assert refused == ["b-huge"]
+        sent = [one for call in calls for one in call if one.envelope.id != "b-huge"]
+        heard = await self.hear_all([transport], [one.envelope.id for one in sent])
+        if transport.features.ordered_per_key:
+            self.assert_ordered(heard, sent)
+
     async def test_who_waits_is_woken(self, transport: Transport) -> None:
         waiting = asyncio.create_task(self.receive(transport))
         await asyncio.sleep(0)

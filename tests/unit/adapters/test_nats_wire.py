@@ -113,3 +113,9 @@ def test_a_name_that_is_no_attributes_is_not_remembered() -> None:
     block = "NATS/1.0\r\nce-id: e-1\r\nce-" + "x" * 100_000 + ": 1\r\n\r\n"
     assert attributes_in(block.encode()) == {"id": "e-1"}
     assert attribute_named.cache_info().currsize == 1
+
+
+@pytest.mark.parametrize("name", ["note", "datacontenttype"])
+def test_what_is_no_text_is_refused(name: str) -> None:
+    with pytest.raises(MessageError, match="surrogates"):
+        headers_of(sending(id="e-1", **{name: "half \ud800"}), "shop")

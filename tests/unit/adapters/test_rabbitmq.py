@@ -262,9 +262,11 @@ class Line:
 
     def __init__(self, room: int = 0) -> None:
         self.write_queue: asyncio.Queue[ChannelFrame] = asyncio.Queue(room)
+        self.futures: list[asyncio.Future[None]] = []
 
     def create_future(self) -> asyncio.Future[None]:
-        return asyncio.get_running_loop().create_future()
+        self.futures.append(asyncio.get_running_loop().create_future())
+        return self.futures[-1]
 
 
 def outlet_on(line: Line) -> Outlet:
@@ -300,6 +302,73 @@ async def test_a_wave_is_over_when_all_of_it_is_confirmed() -> None:
     assert "OrderCreated b fits no queue at shop/orders (NO_ROUTE); is its group declared?" in outcomes[1]
     assert "did not keep OrderCreated e" in outcomes[4]
     assert [bool(outcome) for outcome in outcomes] == [False, True, False, False, True, False]
+
+
+async def test_waves_are_under_way_together_and_each_hears_of_its_own() -> None:
+    line = Line()
+    outlet = outlet_on(line)
+    first = asyncio.ensure_future(outlet.publish([sending("a"), sending("b")]))
+    second = asyncio.ensure_future(outlet.publish([sending("c"), sending("d")]))
+    await line.write_queue.get()
+    await line.write_queue.get()
+    outlet.came(*returned("c"))
+    outlet.told(payload_of(spec.Basic.Ack(3, multiple=True)))
+    assert await first == [None, None]
+    outlet.told(payload_of(spec.Basic.Nack(4, multiple=False)))
+    came_back, not_kept = await second
+    assert "c fits no queue" in str(came_back)
+    assert "did not keep OrderCreated d" in str(not_kept)
+
+
+async def test_a_message_waits_while_another_of_its_id_is_under_way() -> None:
+    line = Line()
+    outlet = outlet_on(line)
+    first = asyncio.ensure_future(outlet.publish([sending("a")]))
+    second = asyncio.ensure_future(outlet.publish([sending("b"), sending("a")]))
+    await line.write_queue.get()
+    await asyncio.sleep(0)
+    assert line.write_queue.empty()
+    outlet.came(*returned("a"))
+    outlet.told(payload_of(spec.Basic.Ack(1, multiple=False)))
+    assert "fits no queue" in str((await first)[0])
+    await line.write_queue.get()
+    outlet.told(payload_of(spec.Basic.Ack(3, multiple=True)))
+    assert await second == [None, None]
+
+
+async def test_who_waits_for_an_id_hears_that_the_channel_is_closed() -> None:
+    line = Line(room=1)
+    outlet = outlet_on(line)
+    line.write_queue.put_nowait(ChannelFrame(payload=b"", should_close=False))
+    stuck = asyncio.ensure_future(outlet.publish([sending("a")]))  # nobody writes any more, so it stays in the queue
+    await asyncio.sleep(0)
+    waiting = asyncio.ensure_future(outlet.publish([sending("a")]))
+    await asyncio.sleep(0)
+    line.is_closed = True
+    for future in line.futures:
+        future.set_exception(ConnectionError("gone"))
+    with pytest.raises(Disconnected):
+        async with asyncio.timeout(5):
+            await waiting
+    stuck.cancel()
+    await asyncio.gather(stuck, return_exceptions=True)
+
+
+async def test_one_wave_given_up_leaves_the_others_what_they_are_told() -> None:
+    line = Line()
+    outlet = outlet_on(line)
+    given_up = asyncio.ensure_future(outlet.publish([sending("a")]))
+    waiting = asyncio.ensure_future(outlet.publish([sending("a"), sending("b")]))
+    staying = asyncio.ensure_future(outlet.publish([sending("c")]))
+    await line.write_queue.get()
+    await line.write_queue.get()
+    given_up.cancel()
+    await line.write_queue.get()
+    outlet.told(payload_of(spec.Basic.Ack(2, multiple=True)))
+    assert await staying == [None]
+    assert not waiting.done()
+    outlet.told(payload_of(spec.Basic.Ack(4, multiple=True)))
+    assert await waiting == [None, None]
 
 
 async def test_what_cannot_be_written_takes_no_number() -> None:

@@ -133,3 +133,12 @@ def test_nothing_is_parked(run: Minuet, data: Path) -> None:
     tiny.broken.clear()
     run("parked", "retry", "people:Thank/w-3", "--data", data)
     assert run("parked", "list", "--data", data).stdout == "nothing is parked\n"
+
+
+@pytest.mark.parametrize("verb", ["list", "retry", "discard"])
+def test_a_filter_that_makes_no_sense_is_told_before_anything_is_opened(run: Minuet, tmp_path: Path, verb: str) -> None:
+    data = tmp_path / "nowhere"
+    result = run("parked", verb, "--where", "colour=red", "--data", data)
+    assert result.exit_code != 0
+    assert "nothing is chosen by 'colour'" in result.stderr
+    assert not data.exists()

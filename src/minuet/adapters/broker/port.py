@@ -75,8 +75,8 @@ class Broker(Protocol):
 
     All methods but `connect` and `disconnect` raise `Disconnected` when the connection is lost or the broker does not
     answer in time, with a text that names the server without its password; then `BrokerTransport` calls `disconnect`
-    and, after a while, `connect`, and asks again. None is called concurrently with itself for the same group; `send` is
-    never called concurrently with itself.
+    and, after a while, `connect`, and asks again. None is called concurrently with itself for the same group. `send`
+    is: several services publish over one connection, and need no order among each other.
 
     Attributes:
         features: how it differs from others.

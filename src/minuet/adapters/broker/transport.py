@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
@@ -23,6 +24,9 @@ T = TypeVar("T")
 
 START_S = 30.0
 CALL_S = 20.0
+SENDING_MAX = 4
+MUCH_MESSAGES = 128
+MUCH_BYTES = 1024 * 1024
 
 
 class BrokerTransport:
@@ -34,7 +38,8 @@ class BrokerTransport:
         ids: for jitter.
         provision: whether `declare` makes what is missing on the broker; else it only looks.
         name: of the server in logs and errors, without a password; left out, the kind of broker.
-        start_s: for how long `start` and `declare` wait for the server.
+        start_s: for how long `start` waits for the server. `declare`, which a server that has just come up itself does
+            slowly, may take twice as long.
         call_s: for how long it may take to answer; one that takes longer counts as lost.
         messages_max: in hand and not settled, for each group.
         bytes_max: likewise.
@@ -70,10 +75,13 @@ class BrokerTransport:
             start_s=start_s,
             call_s=call_s,
         )
+        # Several services publish at once. But what is under way together has to be confirmed within the time of one
+        # call, so much goes by turns: after an outage each of many services may have a backlog.
+        self._sending = asyncio.Semaphore(SENDING_MAX)
+        self._sending_much = asyncio.Lock()
         self._members: dict[str, Member] = {}
         self._was_declared = False
         self._is_closed = False
-        self._sending = asyncio.Lock()
         self._declaring = asyncio.Lock()
         self._settling: set[asyncio.Task[None]] = set()
         broker.revoked = self._revoked
@@ -126,8 +134,7 @@ class BrokerTransport:
     async def publish(self, messages: Sequence[Outgoing]) -> Sequence[Exception | None]:
         outcomes = [self._refuse(message) for message in messages]
         good = [index for index, outcome in enumerate(outcomes) if outcome is None]
-        async with self._sending:
-            heard = await send_in_rounds([self._sending_of(messages[index]) for index in good], self._send)
+        heard = await send_in_rounds([self._sending_of(messages[index]) for index in good], self._send)
         for index, outcome in zip(good, heard, strict=True):
             outcomes[index] = outcome
         return outcomes
@@ -152,8 +159,10 @@ class BrokerTransport:
         )
 
     async def _send(self, messages: Sequence[Sending]) -> Sequence[Exception | None]:
-        generation = self._link.generation
-        outcomes = await self._link.call(lambda: self._broker.send(messages))
+        is_much = len(messages) > MUCH_MESSAGES or sum(len(one.body) for one in messages) > MUCH_BYTES
+        async with self._sending_much if is_much else contextlib.nullcontext(), self._sending:
+            generation = self._link.generation
+            outcomes = await self._link.call(lambda: self._broker.send(messages))
         lost = next((outcome for outcome in outcomes if isinstance(outcome, Disconnected)), None)
         if lost is not None:
             self._link.lose(lost, generation)
@@ -239,7 +248,9 @@ class BrokerTransport:
     async def _insist(self, what: Callable[[], Awaitable[T]]) -> T:
         """Ask for something that nothing can begin without, trying for a while."""
         failures = 0
-        limit = asyncio.timeout(self._start_s)
+        last = ""
+        limit_s = 2 * self._start_s
+        limit = asyncio.timeout(limit_s)
         try:
             async with limit:
                 while True:
@@ -248,9 +259,12 @@ class BrokerTransport:
                         return await self._link.call(what, may_refuse=True)
                     except Disconnected as error:
                         failures += 1
+                        last = f": {say(error)}"
                         log.warning("%s: trying again: %s", self._link.name, say(error))
                     await asyncio.sleep(BACKOFF.delay_s(failures, self._ids.chance()))
         except TimeoutError as error:
             if not limit.expired():
                 raise
-            raise ConfigurationError(f"{self._link.name} is away for more than {self._start_s:g} s") from error
+            raise ConfigurationError(
+                f"{self._link.name} did not get ready for us within {limit_s:g} s{last}; is it in order?"
+            ) from error

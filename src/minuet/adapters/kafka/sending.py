@@ -37,6 +37,7 @@ class Outbound:
         self._options = options
         self._loop = loop
         self._fatal: KafkaError | None = None
+        self._trying_again = asyncio.Lock()
         self._stopping = threading.Event()
         settings: dict[str, Any] = {
             "linger.ms": 1,
@@ -60,9 +61,11 @@ class Outbound:
         reports = await self._try(messages)
         outcomes: list[Exception | None] = []
         for message, report in zip(messages, reports, strict=True):
-            if isinstance(report, KafkaError) and report.code() in TOO_LARGE and len(messages) > 1:
-                # The broker refuses whole batches for one message in it, or because together they are too large.
-                report = (await self._try([message]))[0]
+            if isinstance(report, KafkaError) and report.code() in TOO_LARGE:
+                # The broker refuses whole batches for one message in it, or because together they are too large. Other
+                # calls' messages may be in it, too, and be tried again just now: not together once more.
+                async with self._trying_again:
+                    report = (await self._try([message]))[0]
             doing = f"sending to {message.destination}"
             outcomes.append(None if report is None else error_from(report, self._options, doing))
         return outcomes

@@ -153,11 +153,6 @@ class NatsBroker:
             except MessageError as error:
                 outcomes[index] = error
                 continue
-            except UnicodeEncodeError as error:  # half of a surrogate pair
-                outcomes[index] = MessageError(
-                    f"{message.attributes.get('id', 'a message')} is no text: {error.reason}"
-                )
-                continue
             size = len(headers) + len(message.body)
             if size > connection.bytes_max:  # the server would end the connection
                 outcomes[index] = MessageError(

@@ -59,8 +59,15 @@ def headers_of(message: Sending, stream: str) -> bytes:
     event with other attributes, and whoever waits for that must get it.
 
     Raises:
-        MessageError: an attribute's name cannot stand in a header.
+        MessageError: an attribute's name cannot stand in a header, or an attribute is no text.
     """
+    try:
+        return LINE_END.join([*_lines_of(message, stream), "", ""]).encode()
+    except UnicodeEncodeError as error:  # half of a surrogate pair
+        raise MessageError(f"an attribute cannot be sent to NATS: {error.reason}") from error
+
+
+def _lines_of(message: Sending, stream: str) -> list[str]:
     lines = [VERSION, f"{EXPECTED_STREAM}: {stream}"]
     for name, value in message.attributes.items():
         if name == "datacontenttype":
@@ -71,7 +78,7 @@ def headers_of(message: Sending, stream: str) -> bytes:
     if event_id:
         names = (message.destination, message.attributes.get("source", ""), event_id, _digest_of(message))
         lines.append(f"{MESSAGE_ID}: {' '.join(map(quoted, names))}")
-    return LINE_END.join([*lines, "", ""]).encode()
+    return lines
 
 
 @lru_cache(maxsize=1024)

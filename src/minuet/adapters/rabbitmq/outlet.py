@@ -1,7 +1,7 @@
 """A channel that messages are sent on, each of which the broker confirms.
 
 A wave of messages is written at once and waited for at once: what the broker says of each is noted down, and who waits
-hears when all has been said.
+hears when all has been said. Several waves may be under way.
 """
 
 from __future__ import annotations
@@ -33,37 +33,36 @@ class Wave:
     """Messages under way together.
 
     Attributes:
-        unconfirmed: the position of each message of which the broker has not said yet what became of it, by the number
-            that the broker counts it by, ascending.
+        ids: those by which the broker names them when it gives them back.
+        numbers: those by which it counts them.
+        unconfirmed: of how many it has not said yet what became of them.
         over: done when all are written and none is unconfirmed.
     """
 
-    def __init__(self, messages: Sequence[Sending], over: asyncio.Future[None]) -> None:
+    def __init__(self, messages: Sequence[Sending], ids: Sequence[str], over: asyncio.Future[None]) -> None:
         self.messages = messages
+        self.ids = ids
         self.outcomes: list[Exception | None] = [None] * len(messages)
-        self.unconfirmed: dict[int, int] = {}
-        self.by_id: dict[str, int] = {}
+        self.numbers: list[int] = []
+        self.unconfirmed = 0
         self.is_written = False
         self.over = over
 
-    def returned(self, message_id: str, reason: str) -> None:
+    def returned(self, position: int, reason: str) -> None:
         """It fits no queue. The broker confirms it nevertheless, later."""
-        position = self.by_id.get(message_id)
-        if position is not None:
+        message = self.messages[position]
+        self.outcomes[position] = NotKept(
+            f"{_name_of(message)} fits no queue at {message.destination} ({reason}); is its group declared?"
+        )
+
+    def confirmed(self, position: int, *, is_kept: bool) -> None:
+        self.unconfirmed -= 1
+        if not is_kept:
             message = self.messages[position]
             self.outcomes[position] = NotKept(
-                f"{_name_of(message)} fits no queue at {message.destination} ({reason}); is its group declared?"
+                f"RabbitMQ did not keep {_name_of(message)} at {message.destination}; is a queue full?"
             )
-
-    def confirmed(self, number: int, *, multiple: bool, is_kept: bool) -> None:
-        numbers = list(takewhile(lambda one: one <= number, self.unconfirmed)) if multiple else [number]
-        for one in numbers:
-            position = self.unconfirmed.pop(one, None)
-            if position is not None and not is_kept:
-                message = self.messages[position]
-                self.outcomes[position] = NotKept(
-                    f"RabbitMQ did not keep {_name_of(message)} at {message.destination}; is a queue full?"
-                )
+        self.end_if_over()
 
     def end_if_over(self) -> None:
         if self.is_written and not self.unconfirmed and not self.over.done():
@@ -80,24 +79,36 @@ class Outlet:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._written = 0  # the broker counts messages, too
-        self._wave: Wave | None = None
+        # What is under way: the wave and the position in it. The numbers ascend.
+        self._by_number: dict[int, tuple[Wave, int]] = {}
+        self._by_id: dict[str, tuple[Wave, int]] = {}
 
     async def publish(self, messages: Sequence[Sending]) -> Sequence[Exception | None]:
-        """Send them, no two of one id; for each None once the broker keeps it, or why it does not. One wave at a time.
+        """Send them, no two of one id; for each None once the broker keeps it, or why it does not.
 
         Raises:
             ChannelClosed: the broker closed the channel over this, with its reason.
         """
+        # A message that comes back is found again by its id alone, so no two of one id are on their way together.
+        ids = [*map(_id_of, messages)]
+        while not self._channel.is_closed and (
+            before := [self._by_id[one][0].over for one in ids if one in self._by_id]
+        ):
+            await asyncio.wait(before)
         if self._channel.is_closed:
             raise Disconnected("the channel for sending is closed")
         # The client ends this future with the channel.
-        wave = self._wave = Wave(messages, self._channel.create_future())
+        wave = Wave(messages, ids, self._channel.create_future())
+        self._by_id.update((one, (wave, position)) for position, one in enumerate(ids))
         try:
             await self._write_all(wave)
             await wave.over
         finally:
-            if self._wave is wave:  # the next one may have begun before this one was told that it is given up
-                self._wave = None
+            wave.over.cancel()  # if it is given up: somebody may wait to send a message of the same id
+            for number in wave.numbers:
+                self._by_number.pop(number, None)
+            for one in ids:
+                del self._by_id[one]
         return wave.outcomes
 
     async def _write_all(self, wave: Wave) -> None:
@@ -122,11 +133,11 @@ class Outlet:
         if part_max <= 0:  # a server whose frame_max is 0 sets none
             part_max = FRAME_BYTES
         try:
-            message_id = message_id_of(message.attributes) or uuid4().hex
+            message_id = wave.ids[position]
             header = header_of(message.attributes, message_id, len(message.body))
             if len(header) > part_max:  # the server would end the connection
                 raise ValueError(f"its attributes have {len(header)} bytes, {part_max} is the most on this server")
-            written = publishing(
+            return publishing(
                 self._channel.number,
                 message.destination,
                 header,
@@ -138,8 +149,6 @@ class Outlet:
             problem = f"{_name_of(message)} cannot be written as an AMQP message: {error}"
             wave.outcomes[position] = MessageError(problem)
             return b""
-        wave.by_id[message_id] = position
-        return written
 
     async def _write(self, waiting: Sequence[tuple[int, bytes]], wave: Wave) -> None:
         payload = b"".join(written for _, written in waiting)
@@ -147,24 +156,36 @@ class Outlet:
         # Nothing was awaited since they are in the queue, so no confirmation is here yet.
         for position, _ in waiting:
             self._written += 1
-            wave.unconfirmed[self._written] = position
+            self._by_number[self._written] = wave, position
+            wave.numbers.append(self._written)
+            wave.unconfirmed += 1
 
     # What the broker says
 
     def came(self, method: bytes, header: bytes, body: bytes) -> None:
         del body
-        if self._wave is not None and method.startswith(RETURN):
-            self._wave.returned(message_id_in(header), reason_in(method))
+        if method.startswith(RETURN):
+            wave, position = self._by_id.get(message_id_in(header), (None, 0))
+            if wave is not None:
+                wave.returned(position, reason_in(method))
 
     def told(self, method: bytes) -> bool:
         is_kept = method.startswith(ACK)
         if not is_kept and not method.startswith(NACK):
             return False
-        if self._wave is not None:
-            number, multiple = confirmation_in(method)
-            self._wave.confirmed(number, multiple=multiple, is_kept=is_kept)
-            self._wave.end_if_over()
+        number, multiple = confirmation_in(method)
+        for one in list(takewhile(lambda one: one <= number, self._by_number)) if multiple else (number,):
+            wave, position = self._by_number.pop(one, (None, 0))
+            if wave is not None:
+                wave.confirmed(position, is_kept=is_kept)
         return True
+
+
+def _id_of(message: Sending) -> str:
+    try:
+        return message_id_of(message.attributes) or uuid4().hex
+    except UnicodeEncodeError:  # it cannot be written, as will be found
+        return uuid4().hex
 
 
 def _name_of(message: Sending) -> str:
