@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sqlite3
 import uuid
 from abc import ABC, abstractmethod
@@ -479,7 +480,9 @@ class SeedMix(Wires):
         for known, ours in self._addresses.items():
             assert known in text, f"{SEED_FILE} has no {known}"
             text = text.replace(known, ours)
-        return text
+        # Else what a killed process had in hand is away for half a minute, and twice as long if the next one is killed
+        # with it: longer than anybody here waits for an order.
+        return re.sub(r'"(sns://[^"]+)"', rf'"\1?visibility_s={IN_HAND_S}"', text)
 
     def of(self, channel: str) -> Wires:
         service = channel.partition(".")[0]

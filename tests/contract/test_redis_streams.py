@@ -3,6 +3,8 @@
 import asyncio
 import itertools
 import json
+import os
+import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -289,13 +291,12 @@ async def test_a_group_that_is_deleted_is_noticed(connect: Connect, client: Clie
         await fetching
 
 
-async def test_scripts_that_were_forgotten_are_noticed(connect: Connect, client: Client, orders: str) -> None:
+async def test_scripts_that_were_forgotten_are_given_again(connect: Connect, client: Client, orders: str) -> None:
     broker = await connect()
     await client.script_flush()
-    with pytest.raises(Disconnected):
-        await broker.send([sending("1", orders)])
-    await broker.connect()
-    await publish(broker, sending("1", orders))
+    await publish(broker, *(sending(str(number), orders) for number in range(3)))
+    assert ids_of(await fetch_many(broker, 3)) == ["0", "1", "2"]
+    assert await client.xlen(orders) == 3
 
 
 async def test_a_connection_that_does_not_answer_is_let_go(
@@ -528,6 +529,13 @@ async def test_enough_replicas_are(servers_path: Path) -> None:
             async with asyncio.timeout(PATIENCE_S):
                 while (await broker.send([sending("1", "orders")]))[0] is not None:
                     pass  # the replica has not finished its first copy
+                # What was to be sent while the server had no script for it has to be copied all the same.
+                os.kill(replica.processes[0].pid, signal.SIGSTOP)
+                async with Client.from_url(source.url) as client:
+                    await client.script_flush()
+                (outcome,) = await broker.send([sending("2", "orders")])
+                assert "only 0 of 1 replicas" in str(outcome)
+                os.kill(replica.processes[0].pid, signal.SIGCONT)
             await broker.disconnect()
 
 

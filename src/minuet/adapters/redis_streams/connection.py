@@ -60,14 +60,13 @@ class Connection:
         try:
             async with asyncio.timeout(CONNECT_S):
                 await connection._look()
-                loaded = await connection.run([("SCRIPT", "LOAD", script) for script in SCRIPTS])
+                await connection._load_scripts()
         except TimeoutError as error:
             await connection.close()
             raise Disconnected(f"{address.name} did not answer within {CONNECT_S:g} s") from error
         except BaseException:
             await connection.close()
             raise
-        connection._scripts = {script: as_text(sha) for script, sha in zip(SCRIPTS, loaded, strict=True)}
         return connection
 
     def new_client(self, *, is_single: bool = False) -> Redis:
@@ -110,9 +109,24 @@ class Connection:
         return answers
 
     async def try_all(self, commands: Sequence[Command]) -> list[Any]:
-        """The answers, among them errors of redis-py. Raises Disconnected or ConfigurationError if there are none."""
+        """The answers, among them errors of redis-py. Raises Disconnected or ConfigurationError if there are none.
+
+        A server that has forgotten our scripts, for somebody flushed them, has not begun what it was to do with them.
+        It gets them again, and is asked again.
+        """
         if not commands:
             return []
+        answers = await self._ask(commands)
+        refused = [index for index, answer in enumerate(answers) if isinstance(answer, exceptions.NoScriptError)]
+        if refused:
+            await self._load_scripts()
+            # What waits for the replicas to have all that was said before has waited for less than that.
+            refused += [index for index, command in enumerate(commands) if command[0] == "WAIT"]
+            for index, answer in zip(refused, await self._ask([commands[index] for index in refused]), strict=True):
+                answers[index] = answer
+        return answers
+
+    async def _ask(self, commands: Sequence[Command]) -> list[Any]:
         self._check_open()
         try:
             async with self._client.pipeline(transaction=False) as pipeline:
@@ -138,6 +152,10 @@ class Connection:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(CLOSE_S):
                     await client.aclose()
+
+    async def _load_scripts(self) -> None:
+        loaded = await self.run([("SCRIPT", "LOAD", script) for script in SCRIPTS])
+        self._scripts = {script: as_text(sha) for script, sha in zip(SCRIPTS, loaded, strict=True)}
 
     def _check_open(self) -> None:
         if self._is_closed:
