@@ -13,9 +13,10 @@ import logging
 import re
 import socket
 import sqlite3
+import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import ExitStack, asynccontextmanager, closing, suppress
 from pathlib import Path
 
 import aiohttp
@@ -310,20 +311,26 @@ SECRET_URLS = {
 
 @pytest.mark.acceptance
 @pytest.mark.slow
-@pytest.mark.parametrize(("setting", "url"), [(name, url) for name, urls in SECRET_URLS.items() for url in urls])
-async def test_67_a_password_in_a_setting_is_not_told_by_a_process_that_cannot_start(
-    tmp_path: Path, setting: str, url: str
-) -> None:
-    """A real process, with every word that it says while it looks for a server that is not there."""
-    environment = {f"MINUET_{setting.upper()}": json.dumps({"default" if setting == "stores" else "*": url})}
-    with program("tests.failures.upgrade:before", tmp_path / "data", environment=environment) as started:
-        try:
-            await asyncio.to_thread(started.popen.wait, 12)
-        except Exception:
-            assert started.said(), "it neither ended nor said anything"
-        assert CANARY not in started.said()
-        assert CANARY not in " ".join(file.name for file in tmp_path.rglob("*"))
-        assert started.popen.poll() != 0
+async def test_67_a_password_in_a_setting_is_not_told_by_a_process_that_cannot_start(tmp_path: Path) -> None:
+    """Real processes, with every word that they say while they look for servers that are not there."""
+    urls = [(setting, url) for setting, urls in SECRET_URLS.items() for url in urls]
+    with ExitStack() as stack:
+        processes = {}
+        for number, (setting, url) in enumerate(urls):
+            environment = {f"MINUET_{setting.upper()}": json.dumps({"default" if setting == "stores" else "*": url})}
+            data = tmp_path / str(number)
+            processes[url] = stack.enter_context(
+                program("tests.failures.upgrade:before", data, environment=environment)
+            )
+        patient_until = time.monotonic() + 12
+        for process in processes.values():
+            with suppress(subprocess.TimeoutExpired):
+                await asyncio.to_thread(process.popen.wait, max(0.0, patient_until - time.monotonic()))
+        for url, process in processes.items():
+            assert process.said(), f"{url}: it neither ended nor said anything"
+            assert CANARY not in process.said(), url
+            assert process.popen.poll() != 0, url
+    assert CANARY not in " ".join(file.name for file in tmp_path.rglob("*"))
 
 
 async def test_67_a_setting_of_the_app_is_not_told_when_another_is_wrong(tmp_path: Path) -> None:

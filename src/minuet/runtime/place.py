@@ -130,7 +130,7 @@ class Place:
     async def ask(self, command: Envelope, *, key: str, wait_s: float) -> Envelope:
         """See `minuet.runtime.desk.Desk.ask`."""
         if self._is_draining:
-            raise NotYet(f"{self.name} is being stopped; ask again with the same key", retry_after_s=0.5)
+            raise self._stopping()
         if self.is_full:
             raise NotYet(f"{self.name} has too much to do; ask again with the same key", retry_after_s=FULL_S)
         entry, after = await self._accept(command, key)
@@ -142,8 +142,11 @@ class Place:
             raise NotYet(not_yet(entry), retry_after_s=PARKED_S)
         with self._waiters.waiting(entry.key, patient=wait_s > 0) as decided:
             self.follow_up(after)
-            if (scope := self.participant.paused_by(entry)) is not None and not self._is_under_way(entry.key):
-                raise NotYet(f"{self.name}: {entry.key} is kept, and {scope} is paused", retry_after_s=PAUSED_S)
+            if not self._is_under_way(entry.key):
+                if self._is_draining:  # since a moment ago, and whoever waited then was sent away
+                    raise self._stopping()
+                if (scope := self.participant.paused_by(entry)) is not None:
+                    raise NotYet(f"{self.name}: {entry.key} is kept, and {scope} is paused", retry_after_s=PAUSED_S)
             is_elsewhere = entry.owner not in (None, self.store.instance)
             patience_s = ELSEWHERE_S if is_elsewhere else wait_s or FIRST_ATTEMPT_S
             try:
@@ -566,8 +569,11 @@ class Place:
             for task in tuple(self._tasks):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._waiters.send_away(f"{self.name} is being stopped; ask again with the same key")
+        self._waiters.send_away(self._stopping)
         await self.store.transact(lambda tx: self._give_up(tx, cut_off))
+
+    def _stopping(self) -> NotYet:
+        return NotYet(f"{self.name} is being stopped; ask again with the same key", retry_after_s=0.5)
 
     def _give_up(self, tx: Tx, cut_off: Collection[str]) -> None:
         """Leave everything to others, and tell them what may have been begun."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from minuet.core.errors import NotYet
@@ -41,11 +41,11 @@ class Waiters:
             if not future.done() and (not patient or entry.state is EntryState.PARKED):
                 future.set_exception(NotYet(not_yet(entry), retry_after_s=retry_after_s))
 
-    def send_away(self, reason: str) -> None:
+    def send_away(self, reason: Callable[[], NotYet]) -> None:
         """Nothing more will be decided here."""
         for future, _ in [one for waiting in self._waiting.values() for one in waiting]:
             if not future.done():
-                future.set_exception(NotYet(reason, retry_after_s=0.5))
+                future.set_exception(reason())
 
 
 def not_yet(entry: Entry) -> str:

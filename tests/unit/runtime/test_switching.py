@@ -17,6 +17,7 @@ def settings_of(data: Path, coordination: Coordination, participants: str = "loc
         data=data,
         coordination={SAGA: coordination},
         orchestration={"participants": participants, "ask_again_s": 0.2},  # type: ignore[arg-type]
+        grace_s=600,  # a stop has nothing to wait for here, whoever is being asked
     )
 
 
@@ -39,12 +40,14 @@ async def test_what_has_begun_goes_on_as_it_began(
         was_asked.set()
         raise NotYet("not now", retry_after_s=0.05)
 
-    async with running(
-        order_app(), settings_of(tmp_path, *before), provided={Conduct: Conduct(now={"Ship": not_yet})}
-    ) as system:
+    async with (
+        asyncio.timeout(15),  # also for the stop
+        running(
+            order_app(), settings_of(tmp_path, *before), provided={Conduct: Conduct(now={"Ship": not_yet})}
+        ) as system,
+    ):
         await place(system, "old")
-        async with asyncio.timeout(20):
-            await was_asked.wait()
+        await was_asked.wait()
     conduct = Conduct(now={"Ship old": lambda: refuses})
     async with running(order_app(), settings_of(tmp_path, *after), provided={Conduct: conduct}) as system:
         await place(system, "new")

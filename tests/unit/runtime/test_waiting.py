@@ -15,6 +15,7 @@ import pytest
 from minuet import App, Conflict, NotYet, Rejected, Saga, Settings, System, running, step
 from minuet.core.projection import Coordination
 from minuet.ports import Act
+from minuet.runtime import directory
 from minuet.testing.simulation import Faults, Simulation, World
 from minuet.testing.simulation.faults import Nth
 from tests.scenarios.waiting import (
@@ -146,8 +147,7 @@ WAYS = pytest.mark.parametrize(
     ("how", "asked"),
     [
         ("choreography", "local"),
-        # Whoever is asked is waited for twenty seconds, before it hears that nobody does any more.
-        pytest.param("orchestration", "local", marks=pytest.mark.slow),
+        ("orchestration", "local"),
         ("orchestration", "commands"),
     ],
 )
@@ -167,7 +167,11 @@ async def test_what_succeeds_after_it_was_abandoned_is_undone(how: str, asked: s
 
 
 @WAYS
-async def test_what_was_not_begun_when_it_was_abandoned_is_refused(how: str, asked: str, tmp_path: Path) -> None:
+async def test_what_was_not_begun_when_it_was_abandoned_is_refused(
+    how: str, asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whoever is asked in this process is waited for so long, before it hears that nobody does any more.
+    monkeypatch.setattr(directory, "WAIT_S", 2.0)
     busy = app_of(is_sync=True, pace=0.03)
     money = busy.services["money"]
 
