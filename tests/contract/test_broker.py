@@ -14,10 +14,13 @@ from tests.unit.adapters.fake_broker import FakeBroker, FakeServer, destinations
 
 class TestBrokerTransport(TransportContract):
     hold_s: ClassVar[float | None] = None
+    tears: ClassVar[bool] = False
 
     @pytest.fixture
     def open_transport(self) -> OpenTransport:
-        self.server = FakeServer(features=self.features, hold_s=self.hold_s, filters=self.leaves_out_unwanted)
+        self.server = FakeServer(
+            features=self.features, hold_s=self.hold_s, filters=self.leaves_out_unwanted, tears=self.tears
+        )
         return lambda: BrokerTransport(FakeBroker(self.server), destinations(*CHANNELS), ids=SystemIds())
 
     @pytest.fixture
@@ -43,6 +46,13 @@ class TestBrokerThatKeepsEverything(TestBrokerTransport):
     """The member leaves out what its group does not want."""
 
     leaves_out_unwanted = False
+
+
+class TestBrokerThatTearsEverythingApart(TestBrokerTransport):
+    """What was published at once comes one by one, as it may from every broker that has much to do: no test of the
+    suite may count on more."""
+
+    tears = True
 
 
 class TestBrokerThatPromisesLess(TestBrokerTransport):

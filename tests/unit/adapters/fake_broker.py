@@ -11,6 +11,7 @@ from minuet.adapters.broker.port import Disconnected, Queue, Received, Sending
 from minuet.ports import Features
 
 LOST_LATE = "after it was done"
+TURNS_BETWEEN = 50  # of the event loop, between messages that come one by one: who waits has long taken the first
 OF_A_GROUP = {"fetch", "acknowledge", "keep", "give_back"}
 
 
@@ -34,11 +35,13 @@ class FakeServer:
         violations: calls that must not have been made while another was under way.
         silent: methods that never answer, as on a half-open connection.
         filters: whether the server leaves out what a queue does not want.
+        tears: whether messages come one by one with a while between them, however many were published at once.
     """
 
     features: Features = field(default_factory=Features)
     hold_s: float | None = None
     filters: bool = True
+    tears: bool = False
     is_up: bool = True
     connections: int = 0
     starts: int = 1
@@ -144,8 +147,12 @@ class FakeBroker:
     async def fetch(self, group: str, limit: int) -> Sequence[Received]:
         assert limit >= 1
         await self._begin("fetch", (group, limit))
+        if self.server.tears:
+            for _ in range(TURNS_BETWEEN):
+                await asyncio.sleep(0)
+            self._check_connection()
         while True:
-            taken = self._take(group, limit)
+            taken = self._take(group, 1 if self.server.tears else limit)
             if taken:
                 return taken
             async with self.server.news:
